@@ -1,0 +1,616 @@
+"""
+encoders.py: frozen encoders E(x) -> latent vectors, and the cache that keeps the vectors on disk.
+
+MT  "Modality Translation through Conditional Encoder-Decoder". Its Table 1: CLIP ViT-B/32 (512
+    numbers), ViT-L/14 (768), "RNx50" (640: that is RN50x4), BERT (768), DINOv2 large (1024).
+
+Map      make        spec -> Encoder      image: pca[:128], clip:NAME[@WEIGHTS], dinov2, hf:ID, none
+                                          text: tfidf[:256], clip:NAME[@WEIGHTS], bert, hf:ID, none
+         from_state  checkpoint -> the same Encoder
+         encode      items -> (N, d) on disk: done once, resumed if killed, checked when opened
+Rules    latents are raw; the network is used only with download=True; an encoder without its
+         weights is an error, never a random network; pickles stay closed
+Letters  N items, n items of a batch, d width of a latent, D width before a projection
+Differs  MT does not say which vector of BERT it takes: here the raw [CLS] of the last layer, and
+         for DINOv2 the LayerNormed one that it calls pooler
+Try      python encoders.py
+         python encoders.py --images clip:ViT-B-32-quickgelu --texts bert --download
+"""
+
+import argparse
+import contextlib
+import difflib
+import functools
+import json
+import os
+import re
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from data import DataError, digest, load
+
+SPECS = {
+    "image": "pca[:128], clip:NAME[@WEIGHTS], dinov2, hf:ID_OR_FOLDER, none",
+    "text": "tfidf[:256], clip:NAME[@WEIGHTS], bert, hf:ID_OR_FOLDER, none",
+}
+ALIASES = {
+    ("image", "dinov2"): "hf:facebook/dinov2-large",
+    ("text", "bert"): "hf:bert-base-uncased",
+}
+POOLINGS = {"image": ["pooler", "cls", "mean", "cls+mean"], "text": ["cls", "pooler", "mean"]}
+STATE = ("spec", "modality", "fingerprint", "dim", "pooling", "arrays")
+PROBE = "Two cafés, 3.5 km apart: the 2nd isn't OPEN!"  # its token ids tell tokenizers apart
+
+
+class EncoderError(Exception):
+    """Bad input: one line that says what was wrong, where, and what to do."""
+
+
+class Encoder(NamedTuple):
+    """A frozen encoder, made by `make` or `from_state`: encoder(items) -> (n, dim) float32, raw.
+
+    Items: PIL images, strings, or for the spec `none` vectors (dim is None if `make` saw none)."""
+
+    spec: str
+    modality: str
+    fingerprint: str  # 16 hex digits: change with the weights, the pooling, the preprocessing
+    dim: int | None
+    prepare: Callable  # one item -> what `run` takes; `encode` calls it in its reader threads
+    run: Callable  # n prepared items -> (n, dim)
+    pooling: str | None = None
+    arrays: dict = {}  # pca, tfidf: all there is to them
+    decode: Callable | None = None  # pca: (N, dim) -> (N, H, W) or (N, H, W, 3) in [0, 1]
+
+    def __call__(self, items):
+        return self.embed([self.prepare(x) for x in items])
+
+    @torch.no_grad()
+    def embed(self, prepared):
+        n = len(prepared)
+        z = np.asarray(self.run(prepared) if n else np.zeros((0, self.dim or 0)), np.float32)
+        if z.ndim != 2 or z.shape != (n, self.dim or z.shape[1]):
+            raise EncoderError(f"{self.spec}: expected latents ({n}, {self.dim}), got {z.shape}")
+        return z
+
+    def state(self):
+        """What a checkpoint keeps of this encoder; torch.load(weights_only=True) can read it."""
+        tensor = lambda v: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v
+        arrays = {k: tensor(v) for k, v in self.arrays.items()}
+        return {name: getattr(self, name) for name in STATE} | {"arrays": arrays}
+
+
+def make(spec, modality, fit_on=None, device="cpu", download=False, pooling=None):
+    """The encoder that `spec` names (SPECS), for modality "image" or "text".
+
+    fit_on   the training split's images or captions: fits pca and tfidf, tells `none` its width
+    pooling  which vector of a Hugging Face model; the default is the first of POOLINGS[modality]
+    Raises EncoderError for a wrong name and for weights that are missing or cannot be trusted."""
+    if modality not in SPECS:
+        raise EncoderError(f"no modality {modality!r}: say image or text")
+    kind, colon, arg = ALIASES.get((modality, spec), spec).partition(":")
+    if pooling and (kind != "hf" or pooling not in POOLINGS[modality]):
+        raise EncoderError(f"{spec}: no pooling {pooling!r}; hf: has {POOLINGS[modality]}")
+    if kind == "clip":
+        return clip(spec, modality, device, download)
+    if kind == "hf":
+        pooling = pooling or POOLINGS[modality][0]
+        return hugging_face(spec, arg, modality, device, download, pooling)
+    if spec == "none":
+        dim = None if fit_on is None else len(fit_on[0])
+        return Encoder(spec, modality, digest(spec), dim, np.asarray, np.stack)
+    name, width, fit = dict(image=("pca", 128, fit_pca), text=("tfidf", 256, fit_tfidf))[modality]
+    if kind != name or colon and not re.fullmatch("[1-9][0-9]*", arg):
+        raise EncoderError(f"no {modality} encoder {spec!r}; there are {SPECS[modality]}")
+    if fit_on is None:
+        raise EncoderError(f"{spec}: needs the training split's {modality}s to be fitted on")
+    return fit(spec, fit_on, int(arg or width))
+
+
+def from_state(state, device="cpu", download=False):
+    """The encoder whose `state()` this is: pca and tfidf from their arrays, others from the weights
+    they name. EncoderError if those are not the weights that the checkpoint was trained with."""
+    try:
+        spec, modality, trained, dim, pooling, arrays = (state[k] for k in STATE)
+    except (KeyError, TypeError) as error:
+        raise EncoderError(f"this is not the state of an encoder: no {error}") from error
+    if arrays:
+        arrays = {k: v.cpu().numpy() if torch.is_tensor(v) else v for k, v in arrays.items()}
+        encoder = (pca if modality == "image" else tfidf)(spec, arrays)
+    else:
+        encoder = make(spec, modality, None, device, download, pooling)._replace(dim=dim)
+    if encoder.fingerprint != trained:
+        wrong = f"was trained with weights {trained}, these are {encoder.fingerprint}"
+        raise EncoderError(f"{spec}: the checkpoint {wrong}: find the old ones, or train again")
+    return encoder
+
+
+# --------------------------------------------------------------------------------------------------
+# PCA and TF-IDF: fitted in seconds
+
+
+SIDE = 32  # pixels
+
+
+def sample(n, most):
+    """At most `most` of the indices below n, in order, the same ones every time."""
+    return np.sort(np.random.default_rng(0).permutation(n)[:most]).tolist()
+
+
+def read(items, i, prepare=lambda item: item):
+    """prepare(items[i]), or the OSError if its file is broken."""
+    try:
+        item = items[i]
+        if isinstance(item, Image.Image):
+            item.load()  # Pillow would decode later, where nobody catches the error
+        return prepare(item)
+    except OSError as error:
+        return error
+
+
+def thumbnail(image, mode):
+    """(32, 32) or (32, 32, 3) uint8. Other shapes are squeezed: PCA sees the whole picture."""
+    image = image.convert(mode)
+    return np.asarray(image if image.size == (SIDE, SIDE) else image.resize((SIDE, SIDE)))
+
+
+def fit_pca(spec, images, dim):
+    """PCA of at most 50,000 images, grey if the first is. Broken ones are left to `encode`."""
+    from sklearn.decomposition import PCA
+
+    rows, mode = [], None
+    for i in sample(len(images), 50_000):
+        image = read(images, i)
+        if not isinstance(image, OSError):
+            mode = mode or ("L" if image.mode == "L" else "RGB")
+            rows.append(thumbnail(image, mode).ravel())
+    if not rows or dim > min(len(rows), len(rows[0])):
+        raise EncoderError(f"{spec}: needs {dim} or more images and pixels, got {len(rows)} images")
+    x = np.stack(rows).astype(np.float32) / 255
+    tall = x.shape[0] > x.shape[1]  # then this exact solver is 9 times faster than "randomized"
+    fit = PCA(dim, svd_solver="covariance_eigh" if tall else "full").fit(x)
+    W = np.ascontiguousarray(fit.components_)  # torch takes no flipped arrays
+    return pca(spec, {"mode": mode, "mean": fit.mean_, "W": W})
+
+
+def pca(spec, arrays):
+    mode, mean, W = arrays["mode"], arrays["mean"], arrays["W"]  # str, (D,), (d, D) orthonormal
+    shape = (-1, SIDE, SIDE) if mode == "L" else (-1, SIDE, SIDE, 3)
+    flat = lambda rows: np.stack(rows).reshape(len(rows), -1).astype(np.float32) / 255 - mean
+
+    def decode(z):
+        z = np.asarray(z, np.float32)
+        if z.ndim != 2 or z.shape[1] != len(W):
+            raise EncoderError(f"{spec}: decode takes latents (N, {len(W)}), got {z.shape}")
+        return np.clip(z @ W + mean, 0, 1).reshape(shape)
+
+    name = digest("pca", SIDE, mode, mean, W)
+    prepare, run = lambda image: thumbnail(image, mode), lambda rows: flat(rows) @ W.T
+    return Encoder(spec, "image", name, len(W), prepare, run, None, arrays, decode)
+
+
+def vectorizer(vocabulary=None):
+    """TF-IDF of words and word pairs. Words may have one letter: "latin small letter a"."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    most = 20_000  # of COCO's half million words and pairs: W of all would be 0.5 GB
+    words = dict(ngram_range=(1, 2), token_pattern=r"\b\w+\b", max_features=most)
+    return TfidfVectorizer(**words, sublinear_tf=True, dtype=np.float32, vocabulary=vocabulary)
+
+
+def fit_tfidf(spec, captions, dim):
+    """TF-IDF and truncated SVD of at most 500,000 captions."""
+    from sklearn.decomposition import TruncatedSVD
+
+    table = vectorizer()
+    try:
+        x = table.fit_transform([captions[j] for j in sample(len(captions), 500_000)])
+    except ValueError as error:
+        raise EncoderError(f"{spec}: no words in {len(captions)} captions") from error
+    if dim >= min(x.shape):
+        raise EncoderError(f"{spec}: needs more than {dim} captions and words, got {x.shape}")
+    fit = TruncatedSVD(dim, algorithm="arpack", random_state=0).fit(x)
+    vocabulary, W = table.get_feature_names_out().tolist(), np.ascontiguousarray(fit.components_)
+    return tfidf(spec, {"vocabulary": vocabulary, "idf": table.idf_, "W": W})
+
+
+def tfidf(spec, arrays):
+    vocabulary, idf, W = arrays["vocabulary"], arrays["idf"], arrays["W"]  # D words, (D,), (d, D)
+    table = vectorizer(vocabulary)
+    table.idf_ = idf
+    name, run = digest("tfidf", vocabulary, idf, W), lambda texts: table.transform(texts) @ W.T
+    return Encoder(spec, "text", name, len(W), str, run, None, arrays)
+
+
+# --------------------------------------------------------------------------------------------------
+# pretrained networks
+
+
+@contextlib.contextmanager
+def hub(download):
+    """Without `download` the hub is switched off: open_clip and tokenizers ask it unasked."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not download
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def reason(error):
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def missing(spec, what, download, error):
+    if download:
+        return EncoderError(f"{spec}: huggingface.co does not give {what}: {reason(error)}")
+    how = "--download fetches it from huggingface.co (BERT 0.4, DINOv2 1.2, CLIP 0.6 to 1.7 GB)"
+    return EncoderError(f"{spec}: {what} is not on this machine; {how}, or name a local copy")
+
+
+def model_print(model, *parts, skip=()):
+    """16 hex digits of a model's weights and of `parts`."""
+    weights = [(k, v) for k, v in sorted(model.state_dict().items()) if k not in skip]
+    return digest(*parts, *(x for k, v in weights for x in (k, v.cpu().numpy())))
+
+
+def measured(encoder):
+    """The encoder with its width, found by trying it."""
+    try:
+        item = PROBE if encoder.modality == "text" else Image.new("RGB", (40, 30))
+        return encoder._replace(dim=encoder([item]).shape[1])
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = f"{encoder.spec} cannot encode one {encoder.modality}"
+        raise EncoderError(f"{what}: {reason(error)}") from error
+
+
+def clip_source(spec, download):
+    """(model name, weights) for open_clip, and the file or folder of the weights on this disk."""
+    import open_clip
+
+    name, _, weights = spec.removeprefix("clip:").partition("@")
+    if "local-dir:" in spec:  # a folder: its open_clip_config.json names the architecture
+        folder = os.path.expanduser(spec.partition("local-dir:")[2])
+        return "local-dir:" + folder, None, folder
+    if name not in open_clip.list_models():
+        close = ", ".join(difflib.get_close_matches(name, open_clip.list_models()))
+        raise EncoderError(f"{spec}: open_clip has no model {name!r}; it has {close} ...")
+    weights = os.path.expanduser(weights or "openai")
+    if os.path.isfile(weights):
+        return name, weights, weights
+    tag = open_clip.get_pretrained_cfg(name, weights)
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+        raise EncoderError(f"{spec}: no file and no tag {weights!r}; tags of {name}: {tags}")
+    if tag.get("quick_gelu") and not open_clip.get_model_config(name).get("quick_gelu"):
+        better = f"clip:{name}-quickgelu@{weights}"  # open_clip 2 switched by itself, 3 only warns
+        raise EncoderError(f"{spec}: {weights} was trained with QuickGELU: say {better}")
+    try:
+        with hub(download):
+            return name, weights, open_clip.download_pretrained(tag)
+    except Exception as error:
+        raise missing(spec, f"{name}@{weights}", download, error) from error
+
+
+@functools.lru_cache(maxsize=1)  # the image and the text encoder are one model: memory holds one
+def load_clip(name, weights, device, download, stamp):
+    import open_clip
+
+    with hub(download):  # some models take their tokenizer from there
+        model, transform = open_clip.create_model_from_pretrained(name, weights, weights_only=True)
+        tokenizer = open_clip.get_tokenizer(name)
+    gelu = str(open_clip.get_model_config(name).get("quick_gelu", False))
+    looks = json.dumps(model.visual.preprocess_cfg, sort_keys=True)
+    fingerprint = model_print(model, "clip", gelu, looks, tokenizer([PROBE]).tolist())
+    return model.to(device).eval(), transform, tokenizer, fingerprint
+
+
+def clip(spec, modality, device, download):
+    name, weights, path = clip_source(spec, download)
+    try:
+        stamp = os.stat(path).st_mtime_ns  # so that a file that was replaced is read again
+        model, transform, tokenizer, name = load_clip(name, weights, device, download, stamp)
+    except Exception as error:  # anything may be in a file
+        raise EncoderError(f"{spec}: cannot load {path}: {reason(error)}") from error
+    # normalize=False is said because CoCa's default is True
+    texts = lambda x: model.encode_text(tokenizer(x).to(device), normalize=False).cpu()
+    images = lambda x: model.encode_image(torch.stack(x).to(device), normalize=False).cpu()
+    prepare, run = (str, texts) if modality == "text" else (transform, images)
+    return measured(Encoder(spec, modality, name, None, prepare, run))
+
+
+def load_hf(spec, name, modality, download, pooling):
+    """(model, tokenizer or image processor, names of weights that no file has and nobody uses)."""
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    Tool = AutoTokenizer if modality == "text" else AutoImageProcessor
+    options = dict(local_files_only=not download, trust_remote_code=False)
+    safe = dict(use_safetensors=True, output_loading_info=True)
+    try:
+        with hub(download):
+            model, info = AutoModel.from_pretrained(name, **safe, **options)
+            tool = Tool.from_pretrained(name, **options)
+    except Exception as error:
+        if not os.path.isdir(name):
+            raise missing(spec, name, download, error) from error
+        needs = "config.json, model.safetensors (pickled weights are not read), and its "
+        needs += "tokenizer" if modality == "text" else "preprocessor_config.json"
+        raise EncoderError(f"{spec}: {reason(error)}; the folder needs {needs}") from error
+    lost = set(info["missing_keys"])
+    if random := [k for k in lost if pooling == "pooler" or "pooler" not in k]:
+        raise EncoderError(f"{spec}: the files lack {len(random)} weights, such as {min(random)}")
+    return model.float().eval(), tool, lost
+
+
+def hugging_face(spec, name, modality, device, download, pooling):
+    """A transformers model with last_hidden_state (n, tokens, width), pooled to one vector."""
+    model, tool, lost = load_hf(spec, os.path.expanduser(name), modality, download, pooling)
+    first = 1 + getattr(model.config, "num_register_tokens", 0)  # of an image's patches
+    prepare, inputs, looks = (text_inputs if modality == "text" else image_inputs)(tool, model)
+
+    def run(prepared):
+        batch = {k: v.to(device) for k, v in inputs(prepared).items()}
+        out = model(**batch)
+        patches = torch.arange(out.last_hidden_state.shape[1], device=device)[None] >= first
+        return pool(out, batch.get("attention_mask", patches), pooling).cpu()
+
+    name = model_print(model, "hf", pooling, looks, skip=lost)
+    model.to(device)
+    return measured(Encoder(spec, modality, name, None, prepare, run, pooling))
+
+
+def text_inputs(tool, model):
+    """prepare (one text), inputs (n of them -> what the model takes), what the fingerprint sees."""
+    tool.padding_side = "right"  # [CLS] stays at 0
+    longest = min(tool.model_max_length, getattr(model.config, "max_position_embeddings", 512))
+    options = dict(padding=True, truncation=True, max_length=longest, return_tensors="pt")
+    looks = digest(sorted(tool.get_vocab().items()), tool(PROBE)["input_ids"], longest)
+    return str, lambda texts: tool(texts, **options), looks
+
+
+def image_inputs(tool, model):
+    keep = "do_.*|size|crop_size|resample|rescale_factor|image_mean|image_std"
+    looks = {k: v for k, v in tool.to_dict().items() if re.fullmatch(keep, k) and v is not None}
+    pixels = lambda x: tool(images=x.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+    inputs = lambda images: {"pixel_values": torch.stack(images)}
+    return pixels, inputs, json.dumps(looks, sort_keys=True, default=dict)
+
+
+def pool(out, mask, pooling):
+    """(n, width), or (n, 2 width) for cls+mean; `mean` is over the tokens in mask (n, tokens)."""
+    h = out.last_hidden_state
+    if pooling == "pooler":
+        if getattr(out, "pooler_output", None) is None:
+            raise ValueError("the model has no pooler: choose another pooling")
+        return out.pooler_output
+    mean = (h * mask[..., None]).sum(1) / mask[..., None].sum(1)
+    return {"cls": h[:, 0], "mean": mean, "cls+mean": torch.cat([h[:, 0], mean], 1)}[pooling]
+
+
+# --------------------------------------------------------------------------------------------------
+# the latent cache
+
+
+FLUSH = 5.0  # seconds of work that a killed run may lose
+say = lambda line: tqdm.write(line, file=sys.stderr)
+
+
+def encode(encoder, items, key, cache_dir, batch=256, workers=0):
+    """(latents, broken): a read-only memory map (N, d) float32, and the indices of broken items.
+
+    items    items[i] raises OSError if its file is broken: it gets a row of zeros
+    key      str that changes with the items (`Split.key`)
+    workers  threads that read and prepare items while the encoder works
+    Raises EncoderError for NaN, more than 1 % broken items, a full or unwritable disk. No two
+    processes may encode the same thing at once: under torchrun rank 0 does, the others wait."""
+    if not len(items):
+        raise EncoderError(f"{encoder.spec}: there are no {encoder.modality}s to encode")
+    shape = [len(items), encoder.dim or len(items[0])]
+    meta = {"key": [str(key), encoder.fingerprint, encoder.modality], "shape": shape}
+    slug = re.sub("[^A-Za-z0-9.]+", "-", encoder.spec).strip("-.")[-60:]
+    stem = os.path.join(cache_dir, f"{slug}-{encoder.modality}-{digest(json.dumps(meta))}")
+    done = opened(stem, meta)
+    if done is None:
+        try:
+            build(encoder, items, stem, meta, batch, workers)
+        except OSError as error:
+            raise EncoderError(f"cannot write the cache {stem}.npy: {reason(error)}") from error
+        done = opened(stem, meta)
+    return done
+
+
+def opened(stem, meta):
+    """(latents, broken) of a complete, unaltered cache; else None, and says what is wrong."""
+    if not os.path.exists(stem + ".json"):
+        return None
+    try:
+        z = np.load(stem + ".npy", mmap_mode="r")
+        done = json.loads(Path(stem + ".json").read_text())
+        intact = done["checksum"] == checksum(stem + ".npy", done["broken"])
+        if intact and done["meta"] == meta and list(z.shape) == meta["shape"]:
+            return z, np.array(done["broken"], np.int64)
+        problem = "not what its .json says"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = reason(error)
+    say(f"{stem}.npy is stale or damaged ({problem}): encoding again")
+
+
+def checksum(path, broken):
+    """CRC-32 of the size, of `broken`, and of 64 blocks of 64 kB from the first to the last: all of
+    a file of 4 MB, and of a large one, in a moment, what a cut or a bad copy will hit."""
+    size, block = os.path.getsize(path), 2**16
+    crc = zlib.crc32(f"{size} {broken}".encode())
+    with open(path, "rb") as f:
+        for position in np.linspace(0, max(0, size - block), 64).astype(int).tolist():
+            f.seek(position)
+            crc = zlib.crc32(f.read(block), crc)
+    return crc
+
+
+def write_json(path, value):
+    Path(path + ".tmp").write_text(json.dumps(value))
+    os.replace(path + ".tmp", path)
+
+
+def open_part(stem, meta):
+    """(writable memory map (N, d), rows done, broken): those of a killed run, or new ones."""
+    part = stem + ".part"
+    try:
+        old = json.loads(Path(part + ".json").read_text())
+        if old["meta"] == meta and list(np.load(part, mmap_mode="r").shape) == meta["shape"]:
+            return np.load(part, mmap_mode="r+"), old["rows"], old["broken"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    os.makedirs(os.path.dirname(part) or ".", exist_ok=True)
+    out = np.lib.format.open_memmap(part, "w+", np.float32, tuple(meta["shape"]))
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error now, later it would be a SIGBUS
+        with open(part, "r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, os.path.getsize(part))
+    return out, 0, []
+
+
+def batches(items, prepare, todo, size, workers):
+    """Yields (rows, their prepared items or OSErrors); the threads are one batch ahead."""
+    blocks = [todo[k : k + size] for k in range(0, len(todo), size)] + [[]]
+    with ThreadPoolExecutor(max(1, workers)) as threads:
+        fetch = lambda rows: threads.map(lambda i: read(items, i, prepare), rows)
+        ahead = fetch(blocks[0])
+        for rows, following in zip(blocks, blocks[1:], strict=False):
+            got, ahead = list(ahead), fetch(following)
+            yield rows, got
+
+
+def build(encoder, items, stem, meta, batch, workers):
+    """Writes stem.npy, then stem.json, whose presence means that both are complete."""
+    out, done, broken = open_part(stem, meta)
+    todo = broken + list(range(done, len(items)))  # a broken file may have been repaired
+    name = lambda i: items.name(i) if hasattr(items, "name") else f"item {i}"
+    failed, saved, what = [], time.monotonic(), encoder.modality + "s"
+
+    def record():
+        out.flush()
+        write_json(stem + ".part.json", {"meta": meta, "rows": done, "broken": broken})
+
+    bar = dict(total=len(items), initial=len(items) - len(todo), desc=encoder.spec)
+    with tqdm(**bar, unit=encoder.modality, disable=None) as bar:
+        for rows, got in batches(items, encoder.prepare, todo, batch, workers):
+            bad = {i: x for i, x in zip(rows, got, strict=True) if isinstance(x, OSError)}
+            good = [i for i in rows if i not in bad]
+            out[good] = z = encoder.embed([x for x in got if not isinstance(x, OSError)])
+            if not (fine := np.isfinite(z).all(1)).all():
+                raise EncoderError(f"{encoder.spec}: NaN or Inf for {name(good[fine.argmin()])}")
+            for i in list(bad)[: max(0, 5 - len(failed))]:
+                say(f"cannot read {name(i)}: {reason(bad[i])}")
+            failed += bad
+            broken = sorted(set(broken) - set(good) | set(bad))
+            done = max(done, rows[-1] + 1)
+            bar.update(len(rows))
+            too_many = len(failed) > 0.01 * len(items)
+            if too_many or time.monotonic() > saved + FLUSH:
+                record()
+                saved = time.monotonic()
+            if too_many:
+                first = ", ".join(map(name, failed[:3]))
+                raise EncoderError(f"more than 1 % of {what} cannot be read, the first: {first}")
+    if failed:
+        say(f"{len(failed)} of {len(items)} {what} cannot be read: their latents are zeros")
+    record()  # an msync: the rows are on the disk before a finished name says so
+    sums = checksum(stem + ".part", broken)
+    os.replace(stem + ".part", stem + ".npy")
+    write_json(stem + ".json", {"meta": meta, "broken": broken, "checksum": sums})
+    os.remove(stem + ".part.json")
+
+
+# --------------------------------------------------------------------------------------------------
+# a data set, encoded
+
+
+DIRECTIONS = ("text->image", "image->text")
+
+
+class Latents(NamedTuple):
+    """A `Split` in latent space: nothing here remembers pictures or words."""
+
+    image: Sequence  # (N, h) float32, in memory maps
+    text: Sequence  # (L, h)
+    pairs: np.ndarray  # (P, 2) rows (i, j) of `image` and `text` that belong together
+    full: np.ndarray  # row numbers of `pairs`: captions of their own image
+    bare: np.ndarray  # row numbers of `pairs`: captions of several images alike
+
+    def of(self, direction, rows):
+        """Raw (c, z), tensors (n, h1) and (n, h2), for n row numbers of `pairs`."""
+        i, j = self.pairs[rows].T
+        image, text = torch.from_numpy(self.image[i]), torch.from_numpy(self.text[j])
+        return (text, image) if direction == "text->image" else (image, text)
+
+    def dims(self, direction):
+        """(h1, h2)"""
+        h = len(self.image[0]), len(self.text[0])
+        return h[::-1] if direction == "text->image" else h
+
+    def chunks(self, direction, size=8192):
+        """All full pairs, `size` at a time: memory does not grow with the data."""
+        for start in range(0, len(self.full), size):
+            yield self.of(direction, self.full[start : start + size])
+
+
+def encode_split(split, E_image, E_text, cache_dir):
+    """Each image once, each caption once -> Latents, without the pairs of broken images."""
+    z, broken = [], []
+    for encoder, items in ((E_image, split.images), (E_text, split.captions)):
+        if encoder.spec == "none":  # vectors already, memory-mapped where they lie
+            z.append(items)
+        else:
+            latents, lost = encode(encoder, items, split.key, cache_dir)
+            z.append(latents)
+            broken.append(lost)
+    lost = broken[0] if E_image.spec != "none" else []
+    kept = ~np.isin(split.pairs[:, 0], lost)
+    if not kept.any():
+        raise EncoderError("no pair has an image that can be read")
+    rows = np.flatnonzero(kept & ~split.bare), np.flatnonzero(kept & split.bare)
+    return Latents(*z, split.pairs, *rows)
+
+
+def main():
+    p = argparse.ArgumentParser(description="How wide, how fast and how complete encoders are.")
+    p.add_argument("--images", default="pca", help=SPECS["image"])
+    p.add_argument("--texts", default="tfidf", help=SPECS["text"])
+    p.add_argument("--dataset", default="glyphs")
+    p.add_argument("--data-dir")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--download", action="store_true", help="fetch weights from huggingface.co")
+    a = p.parse_args()
+    train, val = (load(a.dataset, a.data_dir, split) for split in ("train", "val"))
+    image, text = (train.images, val.images), (train.captions, val.captions)
+    for modality, spec, (old, new) in ("image", a.images, image), ("text", a.texts, text):
+        encoder = make(spec, modality, old, a.device, a.download)
+        items = [new[i] for i in sample(len(new), 500)]
+        start = time.time()
+        z = np.concatenate([encoder(items[k : k + 50]) for k in range(0, len(items), 50)])
+        rate = f"{len(items) / (time.time() - start):.0f} {modality}s a second"
+        print(f"{spec}: {z.shape[1]} numbers, fingerprint {encoder.fingerprint}, {rate}")
+        if encoder.arrays:
+            kept = (z**2).sum() / len(z)  # TF-IDF rows have length 1
+            if encoder.decode:
+                x = np.stack([encoder.prepare(item).ravel() for item in items]) / 255
+                kept = (z**2).sum() / ((x - encoder.arrays["mean"]) ** 2).sum()
+            print(f"    explains {100 * kept:.1f} % of {len(items)} held-out {modality}s")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (EncoderError, DataError) as error:
+        sys.exit(f"encoders.py: {error}")
