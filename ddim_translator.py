@@ -136,20 +136,19 @@ class EpsTheta(nn.Module):
 
 
 class Noise(NamedTuple):
-    """Everything random in one training step, so that a step can be repeated, split over devices, and tested."""
+    """All that is random in a training step: it can be repeated, split over devices, and tested."""
 
-    t: torch.Tensor  # (B,) in 1..T
+    t: torch.Tensor  # (B,) in 1..T; the first eighth is T, where L_recon is measured
     eps: torch.Tensor  # (B, h2)   Eq. 1's noise
     keep: torch.Tensor  # (B,) bool: False with probability p, c is replaced by phi
-    start: torch.Tensor  # (B, h2)   where the short DDIM inside L_recon starts
 
 
 def draw_noise(B, h2, T, p=0.05, generator=None):
-    """The Noise of one batch, on the CPU: the same numbers on every device and for every number of processes."""
+    """The Noise of one batch, on the CPU: the same numbers on any device, for any number of them."""
     t = torch.randint(1, T + 1, (B,), generator=generator)
+    t[: max(1, B // 8)] = T
     keep = torch.rand(B, generator=generator) >= p
-    eps = torch.randn(2, B, h2, generator=generator)
-    return Noise(t, eps[0], keep, eps[1])
+    return Noise(t, torch.randn(B, h2, generator=generator), keep)
 
 
 class Translator(nn.Module):
@@ -247,9 +246,9 @@ class Translator(nn.Module):
         alpha_t, B = self.alpha[t], len(c)
         steps = torch.full((B,), t, device=c.device)
         if omega == 0:
-            return self.z0_of(self.net(z_t, steps, c).float(), z_t, alpha_t)
+            return self.z0_of(self.net(z_t, steps, c).to(z_t.dtype), z_t, alpha_t)
         keep = torch.arange(2 * B, device=c.device) < B
-        out = self.net(z_t.repeat(2, 1), steps.repeat(2), c.repeat(2, 1), keep).float()
+        out = self.net(z_t.repeat(2, 1), steps.repeat(2), c.repeat(2, 1), keep).to(z_t.dtype)
         return self.z0_of(guide(out[:B], out[B:], omega), z_t, alpha_t)
 
     def cdim(self, c, start, steps=10, omega=0.0, eta=0.0, randn=torch.randn):
@@ -271,25 +270,26 @@ class Translator(nn.Module):
     # -- training
 
     def loss(self, c, z, noise, gamma=1.0, lam1=1.0, lam2=2.0, recon_steps=1):
-        """MT Eq. 9 on a batch of raw latents: -> (loss, L_recon, L_ddim), 0-dim. Means over coordinates.
+        """MT Eq. 9 on a batch of raw latents: -> (loss, L_recon, L_ddim), 0-dim. Means over numbers.
 
-        recon_steps says how z_hat is made inside L_recon: n >= 1 runs n DDIM steps from pure noise, on a quarter of
-        the batch; 0 takes the one-step estimate at the random t, where a small t leaks z itself into F."""
+        recon_steps says how z_hat is made inside L_recon, of which MT is silent:
+        1   the estimate of z_0 in one step from t = T, on the rows that have t = T: no leak, no extra work
+        n   n DDIM steps from pure noise, with the gradient through all of them, on the same rows
+        0   the estimate of z_0 at each row's random t, where a small t shows F the answer"""
         c, z = self.scale_c(c), z * self.z_scale
         z_0 = (z - self.centre(c)) * self.r_scale
         alpha_t = self.alpha[noise.t][:, None]
         z_t = noised(z_0, noise.eps, alpha_t)
-        out = self.net(z_t, noise.t, c, noise.keep).float()
+        out = self.net(z_t, noise.t, c, noise.keep).to(z_t.dtype)
         L_ddim = (self.target(z_0, noise.eps, alpha_t) - out).square().mean()  # MT Eq. 2*
-        if lam1 == 0:
-            return lam2 * L_ddim, torch.zeros_like(L_ddim), L_ddim
-        n = len(c) if recon_steps == 0 else max(1, len(c) // 4)
+        z0_hat, rows = self.z0_of(out, z_t, alpha_t), noise.t == self.T
         if recon_steps == 0:
-            z0_hat = self.z0_of(out, z_t, alpha_t)
-        else:
-            z0_hat = self.cdim(c[:n], noise.start[:n], recon_steps)
-        z_hat = self.M(c[:n]).float() + gamma * self.F(z0_hat, c[:n])
-        L_recon = (z[:n] - z_hat).abs().mean()  # MT Eq. 8*
+            rows = torch.ones_like(rows)
+        elif recon_steps > 1:
+            z0_hat = z0_hat.clone()
+            z0_hat[rows] = self.cdim(c[rows], noise.eps[rows], recon_steps)
+        cM, F = self.M(c).to(z.dtype), self.F(z0_hat, c)
+        L_recon = (z - cM - gamma * F).abs().mean(1)[rows].mean()  # MT Eq. 8*
         return lam1 * L_recon + lam2 * L_ddim, L_recon, L_ddim  # MT Eq. 9
 
     # -- inference

@@ -35,7 +35,7 @@ from encoders import DIRECTIONS
 # The paper's numbers (MT 4.3). It is silent on steps, width, warm-up and EMA: those follow Diffusion Autoencoders.
 PAPER = dict(steps=100_000, lr=1e-4, cosine=False, width=2048, ema=0.9999, omega=5.0, ddim_steps=20)
 # The embedded set: what fits four minutes on two cores, chosen on the validation split (README, "Choices").
-GLYPHS = dict(steps=2500, lr=2e-3, cosine=True, width=256, ema=0.998, omega=0.0, ddim_steps=5)
+GLYPHS = dict(steps=2000, lr=4e-3, cosine=True, width=256, ema=0.998, omega=0.0, ddim_steps=5)
 QUICK = dict(steps=300, ema=0.97)
 ENCODERS = {"glyphs": ("pca:128", "tfidf:256"), "latents": ("none", "none")}
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -80,7 +80,7 @@ def parse(argv=None):
         choices=("off", "bf16", "fp16"),
         help="mixed precision (default: off on CPU, else bf16 or fp16)",
     )
-    a("--steps", type=int, help="optimiser steps per direction (glyphs 2500; else 100000)")
+    a("--steps", type=int, help="optimiser steps per direction (glyphs 2000; else 100000)")
     a("--batch", type=int, default=256, help="pairs per step, over all processes (MT: 256)")
     a("--lr", type=float, help="AdamW learning rate (MT: 1e-4; glyphs 2e-3)")
     a(
