@@ -11,18 +11,14 @@ Map      load            the one entry point: load("coco", root, "train") -> Spl
                          (the default, no download); "glyphs-stix": four typefaces kept for testing
          coco, cc3m, celeba, cifar10, captions      official layouts on disk, described in TREES
          latents         paired vectors computed elsewhere
-         Strings, Spans  millions of strings or pictures as one buffer or as byte positions in files
-         side_of         which side of a split an id falls on, by a hash
+         Strings, Lazy   millions of strings as one buffer; items made when asked for
 Letters  N images, L captions, P pairs, i an image, j a caption
 Rules    nothing is downloaded; nothing is unpickled; a missing set stops with the tree it expects
-Try      python data.py                          counts of the embedded set, and a picture of it
-         python data.py coco ~/coco              the same for a data set on your disk
-         python data.py latents A.npy B.npy      row i of A belongs to row i of B
+Try      python data.py                   counts of the embedded set, and a picture of it
+         python data.py coco ~/coco       the same for a data set on your disk
 """
 
 import argparse
-import csv
-import difflib
 import hashlib
 import io
 import json
@@ -31,7 +27,6 @@ import re
 import sys
 import textwrap
 import unicodedata
-import zipfile
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -172,7 +167,9 @@ def glyphs(split="train", faces=FACES):
             name = unicodedata.name(chr(code), "").lower()
             image = draw_glyph(chr(code), font)
             if name and image.any():  # unnamed control characters and blank spaces are no pairs
-                pixels.append(image), codes.append(code), captions.append(f"{words} {name}")
+                pixels.append(image)
+                codes.append(code)
+                captions.append(f"{words} {name}")
     n = len(codes)
     characters, character_of = np.unique(codes, return_inverse=True)
     names = [unicodedata.name(chr(c)).lower() for c in characters]
@@ -196,76 +193,49 @@ def read_image(source, name):
     """A fully decoded RGB or L image from a path or from bytes; OSError names the broken one."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.mode.startswith(("I", "F")):  # convert("L") would clip them to plain white
-                raise ValueError(f"mode {image.mode}: save it with 8 bits a channel")
             return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
     except Exception as error:  # decoders also raise SyntaxError, struct.error, bomb errors, ...
         raise OSError(f"{name}: cannot read this image ({error})") from error
 
 
-def read_text(source, name):
-    return source.decode("utf-8", "replace").strip()
+class Lazy:
+    """n items: make(i) -> item i, only when it is asked for; name(i) -> str names it in messages."""
 
-
-def tidy(text):
-    return " ".join(text.split())  # COCO's captions hold newlines and double blanks
-
-
-class Folder:
-    """Pictures in files below `root`; `files` is any sequence of N relative paths."""
-
-    def __init__(self, root, files):
-        self.root, self.files = root, files
+    def __init__(self, n, make, name=str):
+        self.n, self.make, self.name = n, make, name
 
     def __len__(self):
-        return len(self.files)
+        return self.n
 
     def __getitem__(self, i):
-        return read_image(os.path.join(self.root, self.files[i]), self.name(i))
+        if i >= self.n:  # ends `for item in items`
+            raise IndexError(i)
+        return self.make(i)
 
-    def name(self, i):
-        return self.files[i]
 
-
-class Spans:
-    """N pieces of files, read when asked for: where (N, 3) int64 = file number, offset, size.
-
-    make(bytes, name) turns a piece into a picture or a string. Each read opens its file anew, so
-    that worker processes never share a file position."""
-
-    def __init__(self, paths, where, make):
-        self.paths, self.where, self.make = paths, where, make
-
-    def __len__(self):
-        return len(self.where)
-
-    def __getitem__(self, i):
-        file, offset, size = self.where[i]
-        with open(self.paths[file], "rb") as f:
-            f.seek(offset)
-            return self.make(f.read(size), self.name(i))
-
-    def name(self, i):
-        return f"{self.paths[self.where[i][0]]} at byte {self.where[i][1]}"
+def folder(root, files):
+    """Pictures in files below root, from any sequence of relative paths."""
+    read = lambda i: read_image(os.path.join(root, files[i]), files[i])
+    return Lazy(len(files), read, files.__getitem__)
 
 
 def side_of(ids, cuts, where):
     """(N,) side 0, 1, ... of N integer ids, cut at `cuts` of a hash (splitmix64) in [0, 1).
 
-    Equal ids stay together and new ids move no old one. Only in a tiny set, where a side would stay
-    empty, does it take the ids next to its cut. DataError if there are fewer ids than sides."""
+    Equal ids stay together and new ids move no old one, except in a set so tiny that a side would
+    stay empty. DataError if there are fewer ids than sides."""
     ids, row = np.unique(np.asarray(ids).astype(np.uint64), return_inverse=True)
-    spare = len(ids) - len(cuts) - 1
-    if spare < 0:
+    if len(ids) <= len(cuts):
         raise DataError(f"{where}: {len(ids)} separate items, a split needs {len(cuts) + 1}")
     z = ids + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     u = (z ^ (z >> np.uint64(31))) / 2.0**64
-    ranked, borders = np.sort(u), [0]
-    for k, cut in enumerate(cuts, 1):
-        borders.append(np.clip(np.searchsorted(ranked, cut), borders[-1] + 1, spare + k))
-    return np.digitize(u, ranked[borders[1:]])[row]
+    side = np.digitize(u, cuts)
+    if len(np.unique(side)) <= len(cuts):  # tiny: one id for each side but the first
+        side[:] = 0
+        side[np.argsort(u)[-len(cuts) :]] = np.arange(len(cuts)) + 1
+    return side[row]
 
 
 def stamp(paths):
@@ -276,23 +246,28 @@ def stamp(paths):
 
 def home(root, tops, files):
     """The first of the folders root/top that holds one of the files (of the first 100), or None."""
-    folders = [os.path.join(root, top) for top in tops]
-    there = lambda folder: any(os.path.isfile(os.path.join(folder, f)) for f in files[:100])
-    return next(filter(there, folders), None)
+    for top in tops:
+        folder = os.path.join(root, top)
+        if any(os.path.isfile(os.path.join(folder, f)) for f in files[:100]):
+            return folder
 
 
 def listed(name, split, root, tops, rows, sources):
     """Split of rows [(relative path, [caption, ...]), ...]; pictures in one of the root/tops."""
-    rows = [(file, texts) for file, raw in rows if (texts := [t for t in map(tidy, raw) if t])]
-    files = [file for file, _ in rows]
-    folder = home(root, tops, files)
-    if rows and folder is None:
+    files, owner, captions = [], [], []
+    for file, texts in rows:
+        texts = [" ".join(t.split()) for t in texts if t.strip()]  # COCO's hold newlines
+        if texts:
+            owner += [len(files)] * len(texts)
+            files.append(file)
+            captions += texts
+    top = home(root, tops, files)
+    if files and top is None:
         raise missing(name, root, f"no image {files[0]}")
-    owner = np.repeat(np.arange(len(rows)), [len(texts) for _, texts in rows])
     return Split(
-        images=Folder(folder, Strings(files)),
-        captions=Strings(text for _, texts in rows for text in texts),
-        pairs=np.stack([owner, np.arange(len(owner))], 1),
+        images=folder(top, Strings(files)),
+        captions=Strings(captions),
+        pairs=np.stack([owner, np.arange(len(owner))], 1).astype(np.int64),
         bare=np.zeros(len(owner), bool),
         key=digest(name, split, files, stamp(sources)),
     )
@@ -307,10 +282,10 @@ TREES = {
   http://images.cocodataset.org/annotations/annotations_trainval{2014,2017}.zip   0.25 GB each
   https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip""",
     "cc3m": """
-  ROOT/cc3m-train-0000.tar, ROOT/cc3m-validation-0000.tar ...   members KEY.jpg and KEY.txt
-  or ROOT/{train,validation}/00000.tar ...                      as img2dataset writes them
-  or ROOT/{Train_GCC-training,Validation_GCC-1.1.0-Validation}*.{tsv,csv}
-     with rows `caption TAB path of an image below ROOT`        as open_clip's gather_cc.py writes
+  ROOT/cc3m-{train,validation}-0000.tar ... or ROOT/{train,validation}/00000.tar ...
+     with members KEY.jpg and KEY.txt, or, as open_clip's gather_cc.py writes it,
+  ROOT/{Train_GCC-training,Validation_GCC-1.1.0-Validation}*.{tsv,csv}
+     with rows `caption TAB path of an image below ROOT`
   https://huggingface.co/datasets/pixparse/cc3m-wds             2.9 M pairs in 576 + 16 shards
   https://ai.google.com/research/ConceptualCaptions/download    0.5 GB, addresses only; then
      sed -i '1s/^/caption\\turl\\n/' Train_GCC-training.tsv
@@ -347,20 +322,19 @@ def missing(name, root, why):
 # official layouts
 
 
-def coco(root, split, year=None, karpathy=None):
+def coco(root, split, year=None):
     """COCO, 5 to 7 captions an image: 2014 (the paper's) if there, else 2017.
 
     test = the official val images; val = 2 % of the official train images, taken out of train. If
     ROOT/dataset_coco.json is there and no year asked for: Karpathy's 113,287 / 5,000 / 5,000. His
     val and test come from the official val2014, so numbers of the two protocols do not compare."""
     path, part = os.path.join(root, "dataset_coco.json"), "val" if split == "test" else "train"
-    if karpathy is None:
-        karpathy = year is None and os.path.isfile(path)
+    karpathy = year is None and os.path.isfile(path)
     if not karpathy:
-        folder = os.path.join(root, "annotations")  # one year for all: train2017 has val2014 in it
-        there = [y for y in (2014, 2017) if glob(f"captions_*{y}.json", root_dir=folder)]
-        year = year or (there or [2014])[0]
-        path = os.path.join(folder, f"captions_{part}{year}.json")
+        notes = os.path.join(root, "annotations")
+        if year is None:  # one for all splits: train2017 has images of val2014 in it
+            year = 2014 if glob("captions_*2014.json", root_dir=notes) else 2017
+        path = os.path.join(notes, f"captions_{part}{year}.json")
     if not os.path.isfile(path):
         raise missing("coco", root, f"no {path}")
     try:
@@ -373,22 +347,22 @@ def coco(root, split, year=None, karpathy=None):
 
 
 def karpathy_rows(table, split):
-    sides = ("train", "restval") if split == "train" else (split,)
-    images = [image for image in table["images"] if image["split"] in sides]
-    texts = [[sentence["raw"] for sentence in image["sentences"]] for image in images]
-    files = [os.path.join(image["filepath"], image["filename"]) for image in images]
-    return list(zip(files, texts, strict=True))
+    rows = []
+    for image in table["images"]:
+        if image["split"].replace("restval", "train") == split:
+            texts = [sentence["raw"] for sentence in image["sentences"]]
+            rows.append((os.path.join(image["filepath"], image["filename"]), texts))
+    return rows
 
 
-def coco_rows(table, folder, split):
-    files = {image["id"]: os.path.join(folder, image["file_name"]) for image in table["images"]}
-    texts = {k: [] for k in files}
+def coco_rows(table, top, split):
+    texts = {image["id"]: [] for image in table["images"]}
     for row in table["annotations"]:  # in no order
         texts[row["image_id"]].append(row["caption"])
-    ids = np.array(list(files))
-    if split != "test":
-        ids = ids[side_of(ids, [0.98], folder) == SIDES[split]]
-    return [(files[k], texts[k]) for k in ids.tolist()]
+    sides = [2] * len(texts) if split == "test" else side_of(list(texts), [0.98], top)
+    rows = zip(table["images"], sides, strict=True)
+    kept = [image for image, side in rows if side == SIDES[split]]
+    return [(os.path.join(top, image["file_name"]), texts[image["id"]]) for image in kept]
 
 
 def cc3m(root, split):
@@ -396,116 +370,96 @@ def cc3m(root, split):
 
     test = the official validation part; val = 1 % of train. Only byte positions stay in memory."""
     part = "validation" if split == "test" else "train"
-    patterns = ("*.tar", "train/*.tar", "validation/*.tar")
-    tars = [tar for pattern in patterns for tar in glob(pattern, root_dir=root)]
-    files = sorted(t for t in tars if ("validation" in t) == (split == "test"))
-    if not tars:
-        table = {"train": "Train_GCC-training", "validation": "Validation_GCC-1.1.0-Validation"}
-        files = sorted(glob(f"{table[part]}*.[ct]sv", root_dir=root))
-    files = [os.path.join(root, f) for f in files]
-    if not tars:  # prefer what gather_cc.py made to the addresses that it was made from
-        files = sorted(files, key=lists_addresses)[:1]
+    tars = glob("*.tar", root_dir=root) + glob("*/*.tar", root_dir=root)
+    files = sorted(f for f in tars if part in f)
+    scan = scan_tar if files else scan_table
+    if not files:  # the last: X_output.csv, which gather_cc.py makes of X.tsv, sorts after it
+        table = "Train_GCC-training" if part == "train" else "Validation_GCC-1.1.0-Validation"
+        files = sorted(glob(table + "*.[ct]sv", root_dir=root))[-1:]
     if not files:
         raise missing("cc3m", root, f"no {part} part")
-    scan = scan_tar if tars else scan_table
+    files = [os.path.join(root, f) for f in files]
     rows = np.concatenate([np.insert(scan(path), 0, k, axis=1) for k, path in enumerate(files)])
     if split != "test":
         rows = rows[side_of(rows[:, 1], [0.99], root) == SIDES[split]]
-    images = Spans(files, rows[:, [0, 2, 3]], read_image if tars else read_text)
+
+    def piece(i, column):
+        file, offset, size = rows[i, [0, column, column + 1]]
+        with open(files[file], "rb") as f:  # anew: threads must not share a position
+            f.seek(offset)
+            return f.read(size)
+
+    text = lambda i, column: piece(i, column).decode("utf-8", "replace").strip()
+    name = lambda i: f"{files[rows[i, 0]]} at byte {rows[i, 2]}"
+    images = Lazy(len(rows), lambda i: read_image(piece(i, 2), name(i)), name)
+    if scan is scan_table:  # then the piece is a path
+        images = folder(root, Lazy(len(rows), lambda i: text(i, 2)))
     return Split(
-        images=images if tars else Folder(root, images),
-        captions=Spans(files, rows[:, [0, 4, 5]], read_text),
+        images=images,
+        captions=Lazy(len(rows), lambda i: text(i, 4)),
         pairs=np.repeat(np.arange(len(rows))[:, None], 2, axis=1),
         bare=np.zeros(len(rows), bool),
         key=digest("cc3m", split, stamp(files)),
     )
 
 
-def lists_addresses(path):
-    with open(path, "rb") as f:
-        return any(b"\thttp" in f.readline() for _ in range(2))  # the first may be a header
-
-
 def scan_table(path):
     """(n, 5) int64: hash of the image path, its offset and size, offset and size of the caption."""
-    if lists_addresses(path):
-        raise DataError(f"{path} lists web addresses, not files. Download first:{TREES['cc3m']}")
-    found, start = array("q"), 0
+    rows, start = array("q"), 0  # 8 bytes a number, unlike a list
     with open(path, "rb") as f:
         for number, line in enumerate(f, 1):
-            caption, tab, file = line.rstrip(b"\r\n").rpartition(b"\t")
-            if not tab and line.strip():
+            caption, tab, file = line.rstrip().rpartition(b"\t")
+            if file.startswith(b"http"):
+                raise DataError(f"{path} lists web addresses, not files:{TREES['cc3m']}")
+            if file and not tab:
                 raise DataError(f"{path} line {number}: no tab; expected `caption TAB path`")
-            if tab and (number > 1 or (caption, file) != (b"title", b"filepath")):
+            if file and (caption, file) != (b"title", b"filepath"):
                 at = start + len(caption) + 1
-                found.extend((zlib.crc32(file), at, len(file), start, len(caption)))
+                rows.extend((zlib.crc32(file), at, len(file), start, len(caption)))
             start += len(line)
-    return np.frombuffer(found, np.int64).reshape(-1, 5)
-
-
-TAR_KINDS = dict.fromkeys((b"jpg", b"jpeg", b"png", b"webp"), "image") | {b"txt": "text"}
+    return np.frombuffer(rows, np.int64).reshape(-1, 5)
 
 
 def scan_tar(path):
     """(n, 5) int64: hash of KEY, offset and size of KEY.jpg, offset and size of KEY.txt.
 
-    Walks the 512-byte headers and seeks over the contents; `tarfile` builds an object for each."""
-    found, at, last, parts, end = array("q"), 0, None, {}, os.path.getsize(path)
+    Walks the 512-byte headers and seeks over the contents: `tarfile` builds an object for each."""
+    rows, at, last, image, text = array("q"), 0, None, None, None
     with open(path, "rb") as f:
         while len(head := f.read(512)) == 512:
             if not head[0]:  # an empty block ends a tar
-                return np.frombuffer(found, np.int64).reshape(-1, 5)
+                return np.frombuffer(rows, np.int64).reshape(-1, 5)
             digits = head[124:136].strip(b"\0 ")
             if head[257:262] != b"ustar" or not digits.isdigit():
                 raise DataError(f"{path}: byte {at} is no header of an uncompressed tar file")
             size = int(digits, 8)
-            key, _, kind = head[:100].rstrip(b"\0").rpartition(b"/")[2].partition(b".")
-            if head[156] in b"0\0" and kind in TAR_KINDS:  # 0: a plain file
-                parts = parts if key == last else {}  # the files of one KEY are neighbours
-                last, parts[TAR_KINDS[kind]] = key, (at + 512, size)
-                if len(parts) == 2:
-                    found.extend((zlib.crc32(key), *parts.pop("image"), *parts.pop("text")))
-            at += 512 + -(-size // 512) * 512
+            if head[156] in b"0\0":  # a plain file
+                key, _, kind = os.path.basename(head[:100].rstrip(b"\0")).partition(b".")
+                if key != last:  # the files of one KEY are neighbours
+                    last, image, text = key, None, None
+                if kind in (b"jpg", b"jpeg", b"png", b"webp"):
+                    image = at + 512, size
+                if kind == b"txt":
+                    text = at + 512, size
+                if image and text:
+                    rows.extend((zlib.crc32(key), *image, *text))
+                    image = text = None
+            at += 512 + -(-size // 512) * 512  # contents fill whole blocks
             f.seek(at)
-    raise DataError(f"{path}: truncated after {end} of at least {at} bytes; fetch it again")
-
-
-FACE_HAS = """bangs, a receding hairline, bushy eyebrows, arched eyebrows, narrow eyes,
-bags under eyes, a big nose, a pointy nose, big lips, an oval face, a double chin, pale skin,
-a 5 o'clock shadow, a goatee, a mustache, sideburns, rosy cheeks, heavy makeup, high cheekbones"""
-FACE_WEARS = "eyeglasses, a hat, earrings, lipstick, a necklace, a necktie"
+    raise DataError(f"{path}: truncated: its end is missing at byte {at}; fetch it again")
 
 
 def face_caption(attributes):
-    """One sentence from CelebA's attribute names, for plain CelebA has no captions:
+    """CelebA has no captions: "a photo of a smiling young woman with brown hair, wearing hat".
 
-    "a [blurry] photo of a [attractive] [chubby] [bald] [young] man|woman with [wavy brown] hair,
-    .. and .. (FACE_HAS), smiling, mouth slightly open, wearing .. and .. (FACE_WEARS)".
     Only what is present is said: not No_Beard, nor the absence of Young."""
-    has = {name.lower().replace("_", " ") for name in attributes}
-    who = [word for word in ("attractive", "chubby", "bald", "young") if word in has]
-    hair = ("straight", "wavy", "black", "blond", "brown", "gray")
-    hair = [word for word in hair if f"{word} hair" in has]
-    features = enumerated(([" ".join(hair + ["hair"])] if hair else []) + chosen(FACE_HAS, has))
-    worn = enumerated(chosen(FACE_WEARS, has))
-    who = " ".join(who + ["man" if "male" in has else "woman"])
-    photo = ("a blurry" if "blurry" in has else "a") + " photo of"
-    clauses = [
-        f"{photo} {'an' if who[0] == 'a' else 'a'} {who}" + (features and f" with {features}"),
-        *(word for word in ("smiling", "mouth slightly open") if word in has),
-        worn and f"wearing {worn}",
-    ]
-    return ", ".join(filter(None, clauses))
-
-
-def chosen(phrases, has):
-    """Those phrases whose attribute is there: "a hat" goes with "wearing hat"."""
-    bare = {p: re.sub("^an? ", "", p).replace("'", " ") for p in re.split(r",\s", phrases)}
-    return [p for p, name in bare.items() if name in has or f"wearing {name}" in has]
-
-
-def enumerated(words):
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))  # "a, b and c"
+    front = ("Attractive", "Bald", "Blurry", "Chubby", "Smiling", "Young")
+    who = [name for name in attributes if name in front]
+    rest = [name for name in attributes if name not in (*front, "Male", "No_Beard")]
+    who.append("man" if "Male" in attributes else "woman")
+    caption = f"a photo of {'an' if who[0] == 'Attractive' else 'a'} {' '.join(who)}"
+    caption += " with " + ", ".join(rest) if rest else ""
+    return caption.lower().replace("_", " ")
 
 
 def celeba(root, split, allow_train=False):
@@ -514,24 +468,24 @@ def celeba(root, split, allow_train=False):
     Only an evaluation set, as in the paper: "train" raises DataError unless allow_train."""
     if split == "train" and not allow_train:
         raise DataError("celeba is never trained on: use val or test, or pass allow_train=True")
-    top = home(root, ("", "celeba"), ["list_attr_celeba.txt"]) or root
-    files = [os.path.join(top, f"list_{name}.txt") for name in ("attr_celeba", "eval_partition")]
+    root = home(root, ("", "celeba"), ["list_attr_celeba.txt"]) or root
+    files = [os.path.join(root, f"list_{name}.txt") for name in ("attr_celeba", "eval_partition")]
+    rows = []
     try:
         with open(files[0]) as f, open(files[1]) as g:
-            count, names, sides = int(f.readline()), f.readline().split(), dict(map(str.split, g))
-            table = [line.split() for line in f]
-        if {len(row) for row in table} != {len(names) + 1} or len(table) != count:
-            raise ValueError(f"expected {count} rows of a file and {len(names)} values")
-        rows = []
-        for file, *values in table:
+            count, names, table = int(f.readline()), f.readline().split(), f.readlines()
+            sides = dict(line.split() for line in g)
+        if len(table) != count:
+            raise ValueError(f"{len(table)} rows, not {count}")
+        for file, *values in map(str.split, table):
+            has = [name for name, v in zip(names, values, strict=True) if v == "1"]
             if sides[file] == str(SIDES[split]):  # CelebA too writes 0 train, 1 val, 2 test
-                has = [name for name, v in zip(names, values, strict=True) if v == "1"]
                 rows.append((os.path.join("img_align_celeba", file), [face_caption(has)]))
     except FileNotFoundError as error:
         raise missing("celeba", root, f"no {error.filename}") from None
     except (ValueError, KeyError) as error:
         raise DataError(f"{' or '.join(files)}: not the official table ({error})") from error
-    return listed("celeba", split, top, ("",), rows, files)
+    return listed("celeba", split, root, ("",), rows, files)
 
 
 def cifar10(root, split):
@@ -539,34 +493,36 @@ def cifar10(root, split):
 
     val = the last 5,000 of the 50,000 train images. `bare` is False although a caption fits
     thousands of images: image -> text is classification here, and must have its answers."""
-    folder = home(root, ("", "cifar-10-batches-bin"), ["batches.meta.txt"])
-    if folder is None:
-        pickled = home(root, ("", "cifar-10-batches-py"), ["data_batch_1", "batches.meta"])
-        why = "only the pickled python version, which is never opened; get the binary version"
-        raise missing("cifar10", root, why if pickled else "no batches.meta.txt")
+    top = home(root, ("", "cifar-10-batches-bin"), ["batches.meta.txt"])
+    if top is None:
+        raise missing(
+            "cifar10", root, "no batches.meta.txt; the pickled python version is not read"
+        )
     batches = ["test_batch"] if split == "test" else [f"data_batch_{k}" for k in range(1, 6)]
-    files = [os.path.join(folder, f"{name}.bin") for name in batches]
+    files = [os.path.join(top, f"{name}.bin") for name in batches]
     for path in files:
         if not os.path.isfile(path) or os.path.getsize(path) != 10_000 * 3073:
             raise DataError(f"{path}: missing, or not 30,730,000 bytes; unpack the archive again")
-    records = [np.memmap(path, np.uint8, "r", shape=(10_000, 3073)) for path in files]
-    labels = np.concatenate([record[:, 0] for record in records]).astype(np.int64)
-    with open(os.path.join(folder, "batches.meta.txt")) as f:
+    data = np.concatenate([np.fromfile(path, np.uint8) for path in files]).reshape(-1, 3073)
+    if split != "test":
+        data = data[:45_000] if split == "train" else data[45_000:]
+    pixels = data[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # (N, H, W, 3)
+    with open(os.path.join(top, "batches.meta.txt")) as f:
         classes = f.read().split()
-    rows = np.arange(len(labels))
-    rows = {"train": rows[:45_000], "val": rows[45_000:], "test": rows}[split]
-    where = np.stack([rows // 10_000, rows % 10_000 * 3073 + 1, np.full(len(rows), 3072)], 1)
     return Split(
-        images=Spans(files, where, planes),
+        images=Images(pixels, Strings(f"{split} image {i}" for i in range(len(data)))),
         captions=Strings(f"a picture of a {name}" for name in classes),  # the paper's, "a airplane"
-        pairs=np.stack([np.arange(len(rows)), labels[rows]], 1),
-        bare=np.zeros(len(rows), bool),
+        pairs=np.stack([np.arange(len(data)), data[:, 0].astype(np.int64)], 1),
+        bare=np.zeros(len(data), bool),
         key=digest("cifar10", split, stamp(files)),
     )
 
 
-def planes(source, name):
-    return Image.merge("RGB", [Image.frombytes("L", (32, 32), source[k:]) for k in (0, 1024, 2048)])
+TABLE_ROW = re.compile(
+    r"(?P<image>[^,|#]+\.\w+)"
+    r"(,(\d+,)?|#\d+\t|\|\s*\d+\s*\|?)"  # a comma (Kaggle: ,0,), Flickr8k #0 TAB, Flickr30k | 0 |
+    r"(?P<caption>.*\S)"
+)
 
 
 def captions(root, split):
@@ -574,57 +530,31 @@ def captions(root, split):
 
     90 / 5 / 5 % by a hash of the image's name, so all captions of an image are on one side."""
     tables = ("captions.txt", "captions.csv", "results.csv", "Flickr8k.token.txt")
-    path = next((p for t in tables if os.path.isfile(p := os.path.join(root, t))), None)
-    if path is None:
+    there = [t for t in tables if os.path.isfile(os.path.join(root, t))]
+    if not there:
         raise missing("captions", root, "no captions.txt")
-    texts = {}
+    path, texts = os.path.join(root, there[0]), {}
     try:
-        with open(path, encoding="utf-8-sig", newline="") as f:
-            for number, image, caption in caption_rows(f, os.path.basename(path)):
-                if not caption or "\n" in caption:  # an unclosed quote swallows the rows below it
-                    raise DataError(f"{path} line {number}: expected `image,caption` on one line")
-                texts.setdefault(image, []).append(caption)
-    except (ValueError, csv.Error) as error:
-        raise DataError(f"{path}: not UTF-8 text with commas ({error})") from error
+        with open(path, encoding="utf-8-sig") as f:
+            lines = f.read().splitlines()
+    except ValueError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error})") from error
+    for number, line in enumerate(lines, 1):
+        row = TABLE_ROW.fullmatch(line.strip())
+        if row:
+            caption = row["caption"].strip()
+            if caption[0] == caption[-1] == '"':  # a caption with commas
+                caption = caption[1:-1].replace('""', '"')
+            texts.setdefault(row["image"], []).append(caption)
+        elif line.strip() and number > 1:  # the first may be a header
+            raise DataError(f"{path} line {number}: expected `image,caption` on one line")
     ids = np.array([zlib.crc32(image.encode()) for image in texts])
-    kept = side_of(ids, [0.90, 0.95], path) == SIDES[split]
-    rows = [(image, texts[image]) for image in np.array(list(texts))[kept].tolist()]
+    side = side_of(ids, [0.90, 0.95], path)
+    rows = [row for row, s in zip(texts.items(), side, strict=True) if s == SIDES[split]]
     tops = ("", "Images", "images", "flickr30k_images")
-    found = listed("captions", split, root, tops, rows, [path])
-    files = [os.path.join(found.images.root, image) for image, _ in rows]
-    return found._replace(key=digest(found.key, stamp(files)))  # notices an exchanged photo
-
-
-def caption_rows(file, name):
-    """(row number, image, caption) of an open table; the caption is empty where a row has none."""
-    if name == "Flickr8k.token.txt":  # name.jpg#0 TAB caption
-        rows = (re.split(r"#\d+\t", line, maxsplit=1) for line in file)
-    elif name == "results.csv":  # name.jpg| 0| caption, but one official row lacks its second bar
-        rows = (re.split(r"\|\s*\d+\s*\|?", line, maxsplit=1) for line in file)
-    else:
-        rows = csv.reader(file)
-    first = 1
-    for number, row in enumerate(rows, 1):
-        if number == 1 and row and "." not in row[0]:  # a header, for it is no file name
-            first = 2 if "comment_number" in row else 1
-        elif "".join(row).strip():
-            yield number, row[0].strip(), ",".join(row[first:]).strip()  # commas without quotes
-
-
-class Rows:
-    """Rows `index` of a 2-D array as float32 copies; nothing is read before it is asked for."""
-
-    def __init__(self, array, index, path):
-        self.array, self.index, self.path = array, index, path
-
-    def __len__(self):
-        return len(self.index)
-
-    def __getitem__(self, i):
-        return np.array(self.array[self.index[i]], np.float32)
-
-    def name(self, i):
-        return f"{self.path} row {self.index[i]}"
+    # the photos too, because a student exchanges them
+    sources = [path] + [os.path.join(root, top, image) for top in tops for image, _ in rows]
+    return listed("captions", split, root, tops, rows, sources)
 
 
 def open_array(path):
@@ -634,18 +564,21 @@ def open_array(path):
         if isinstance(found, np.ndarray):
             return found
         return found[found.files[0] if len(found.files) == 1 else "latents"]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # anything may be in a file
         raise DataError(f"{path}: no .npy array, nor .npz with one array ({error})") from error
 
 
-def check_latents(a, path):
+def open_vectors(path):
+    """open_array for (rows, width) finite floats; DataError for others."""
+    a = open_array(path)
     if a.ndim != 2 or a.dtype.kind != "f" or not a.size:
         raise DataError(f"{path}: expected (rows, width) of floats, found {a.shape} of {a.dtype}")
     for start in range(0, len(a), 8192):  # in chunks: the file may be larger than memory
-        with np.errstate(over="ignore"):
-            bad = ~np.isfinite(a[start : start + 8192].astype(np.float32)).all(1)
-        if bad.any():
-            raise DataError(f"{path}: row {start + bad.argmax()} holds NaN or inf; recompute it")
+        fine = np.abs(a[start : start + 8192].astype(np.float64)) < 3e38  # float32 ends there
+        if not fine.all():
+            row = start + fine.all(1).argmin()
+            raise DataError(f"{path}: row {row} holds NaN, inf or more than 3e38; recompute it")
+    return a
 
 
 def latents(root, split, image_latents=None, text_latents=None, groups=None):
@@ -658,20 +591,20 @@ def latents(root, split, image_latents=None, text_latents=None, groups=None):
         raise missing("latents", root, "give image_latents and text_latents")
     paths = [p for p in (image_latents, text_latents, groups) if p is not None]
     paths = [os.path.join(root or "", os.path.expanduser(p)) for p in paths]
-    a, b, *ids = map(open_array, paths)
-    if len({x.shape[:1] for x in (a, b, *ids)}) > 1:
-        shapes = [x.shape for x in (a, b, *ids)]
-        raise DataError(f"unequal numbers of rows: {paths} have {shapes}; rows i must be a pair")
-    check_latents(a, paths[0])
-    check_latents(b, paths[1])
-    ids = ids[0] if ids else np.arange(len(a))
+    a, b = open_vectors(paths[0]), open_vectors(paths[1])
+    ids = open_array(paths[2]) if groups else np.arange(len(a))
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise DataError(f"{paths[2]}: expected (rows,) of integers, found {ids.shape} {ids.dtype}")
+    if not len(a) == len(b) == len(ids):
+        rows = [len(x) for x in (a, b, ids)]
+        raise DataError(f"unequal numbers of rows: {rows} in {paths}; rows i must be a pair")
     index = np.flatnonzero(side_of(ids, [0.90, 0.95], paths[0]) == SIDES[split])
+    n, name = len(index), lambda i: f"row {index[i]}"
+    pairs = mates(ids[index], paths[-1]) if groups else np.stack([np.arange(n)] * 2, 1)
     return Split(
-        images=Rows(a, index, paths[0]),
-        captions=Rows(b, index, paths[1]),
-        pairs=(pairs := mates(ids[index], paths[-1])),
+        images=Lazy(n, lambda i: np.array(a[index[i]], np.float32), name),
+        captions=Lazy(n, lambda i: np.array(b[index[i]], np.float32), name),
+        pairs=pairs,
         bare=np.zeros(len(pairs), bool),
         key=digest("latents", split, stamp(paths)),
     )
@@ -679,13 +612,12 @@ def latents(root, split, image_latents=None, text_latents=None, groups=None):
 
 def mates(ids, where):
     """(P, 2) all (i, j) with ids[i] == ids[j]."""
-    order = np.argsort(ids, kind="stable")
-    _, start, count = np.unique(ids[order], return_index=True, return_counts=True)
+    count = np.unique(ids, return_counts=True)[1]
     if (count.astype(float) ** 2).sum() > 1e8:
         raise DataError(f"{where}: over 100 M pairs of equal ids; use ids of finer groups")
-    start, count = np.repeat(start, count), np.repeat(count, count)  # of the group of order[k]
-    offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)  # 0 .. count - 1
-    return np.stack([np.repeat(order, count), order[np.repeat(start, count) + offset]], 1)
+    groups = np.split(np.argsort(ids, kind="stable"), np.cumsum(count)[:-1])
+    pairs = [np.stack([np.repeat(g, len(g)), np.tile(g, len(g))], 1) for g in groups]
+    return np.concatenate(pairs) if pairs else np.zeros((0, 2), np.int64)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -698,23 +630,24 @@ def load(name, root=None, split="train", **options):
     name     one of NAMES
     root     folder of a set on disk, as in TREES
     split    "train", "val" or "test"
-    options  coco: year, karpathy; celeba: allow_train; latents: image_latents, text_latents, groups
+    options  coco: year; celeba: allow_train; latents: image_latents, text_latents, groups
 
     Raises DataError for an unknown name or split, and for data that is missing or broken."""
-    on_disk = dict(coco=coco, cc3m=cc3m, celeba=celeba, cifar10=cifar10, captions=captions)
     if name not in NAMES:
-        hint = "".join(f"; did you mean {n}?" for n in difflib.get_close_matches(name, NAMES, 1))
-        raise DataError(f"no data set {name!r}; there are {', '.join(NAMES)}{hint}")
+        raise DataError(f"no data set {name!r}; there are {', '.join(NAMES)}")
     if split not in SIDES:
         raise DataError(f"no split {split!r}; there are {', '.join(SIDES)}")
-    if name == "glyphs-stix" and split == "train":
-        raise DataError("glyphs-stix is never trained on: train on glyphs, test on glyphs-stix")
-    if name.startswith("glyphs"):
-        return glyphs(split, STIX if name == "glyphs-stix" else FACES)
+    if name == "glyphs":
+        return glyphs(split)
+    if name == "glyphs-stix":
+        if split == "train":
+            raise DataError("glyphs-stix is never trained on: train on glyphs, test on glyphs-stix")
+        return glyphs(split, STIX)
     root = root and os.path.expanduser(root)
-    if name in on_disk and not (root and os.path.isdir(root)):
+    if name != "latents" and not (root and os.path.isdir(root)):
         raise missing(name, root, "no such folder")
-    found = on_disk.get(name, latents)(root, split, **options)
+    loaders = dict(coco=coco, cc3m=cc3m, celeba=celeba, cifar10=cifar10, captions=captions)
+    found = loaders.get(name, latents)(root, split, **options)
     if not len(found.pairs):
         raise DataError(f"{name} in {root}: no pairs in split {split!r}")
     return found
@@ -726,15 +659,12 @@ def save_grid(split, path):
 
     figure, pairs = Figure(figsize=(12, 9), layout="constrained"), split.pairs[~split.bare]
     some = pairs[np.linspace(0, len(pairs) - 1, min(24, len(pairs))).astype(int)]
-    for k, (i, j) in enumerate(some, 1):
-        ax = figure.add_subplot(4, 6, k)
-        ax.axis("off")
-        title = textwrap.fill(textwrap.shorten(split.captions[j], 90), 28)
+    for ax, (i, j) in zip(figure.subplots(4, 6).flat, some, strict=False):
+        title = textwrap.fill(split.captions[j][:90], 28)
         ax.set_title(title, fontsize=7, parse_math=False)  # "$" in a caption is a dollar
-        try:
-            ax.imshow(split.images[i], cmap="gray", vmin=0, vmax=255)
-        except OSError as error:
-            print(error)
+        ax.imshow(split.images[i], cmap="gray", vmin=0, vmax=255)
+    for ax in figure.axes:
+        ax.axis("off")
     figure.savefig(path, dpi=120)
     print(f"saved {path}")
 
@@ -744,30 +674,17 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("name", nargs="?", default="glyphs", help="data set (default: glyphs)")
-    parser.add_argument("path", nargs="*", help="its folder; latents: A.npy B.npy [GROUPS.npy]")
+    parser.add_argument("root", nargs="?", help="its folder")
     args = parser.parse_args()
-    found, errors, options = {}, {}, {}
-    root = args.path[0] if args.path else None
-    if args.name == "latents":
-        names = ("image_latents", "text_latents", "groups")
-        root, options = None, dict(zip(names, args.path, strict=False))
-    for side in SIDES:
-        try:
-            found[side] = load(args.name, root, side, **options)
-        except DataError as error:
-            errors[side] = str(error)
-    if not found:
-        sys.exit(f"data.py: {errors['test']}")
-    for side, error in errors.items():
-        print(f"{side:6}none: {error.splitlines()[0]}")
-    for side, split in found.items():
-        images, captions, pairs = map(len, split[:3])
-        i, j = split.pairs[pairs // 3]
-        example = split.captions[j] if args.name != "latents" else split.captions[j].shape
-        print(f"{side:6}{images:>9,} images {captions:>9,} captions {pairs:>9,} pairs", end="   ")
-        print(f"e.g. {split.images.name(i)}: {example}")
-    if args.name != "latents":
-        save_grid(next(iter(found.values())), f"data-{args.name}.png")
+    try:
+        for side in ("test", "val", "train"):  # train last: some sets have none
+            split = load(args.name, args.root, side)
+            images, captions, pairs = map(len, split[:3])
+            print(f"{side:6}{images:>9,} images {captions:>9,} captions {pairs:>9,} pairs")
+            if side == "test":
+                save_grid(split, f"data-{args.name}.png")
+    except (DataError, OSError) as error:
+        sys.exit(f"data.py: {error}")
 
 
 if __name__ == "__main__":

@@ -3,31 +3,37 @@ evaluate.py RUN: the tables and figures of paper 1 (MT) for a trained run, besid
 
     python evaluate.py runs/glyphs-translator                     everything
     python evaluate.py RUN --task similarity ablation             some of it
-    python evaluate.py RUN --on celeba --data-dir ~/celeba        another data set, same encoders (MT Table 4)
-    python evaluate.py RUN --on cifar10 --data-dir ~/cifar --task classification        (MT Table 6)
+    python evaluate.py RUN --on celeba --data-dir ~/celeba        another data set, same encoders
+    python evaluate.py RUN --on cifar10 --data-dir ~/cifar --task classification
 
-Tasks    similarity      MT Tables 2, 3     cosine and its controls, R@1/5/10, both directions
-         bare            the same with captions that name several images alike (glyphs: names without a typeface)
-         cross-domain    MT Table 4         another data set (glyphs: the STIX faces)
-         ablation        MT Table 7         each term of Eq. 5 alone, at gamma = 1 and at gamma auto
-         curves          cosine against gamma, omega, DDIM steps, K: one figure
-         classification  MT Table 6         zero-shot by prompts
-         retrieval       MT Fig. 3b         a picture: queries and their top 5
-         pictures        MT Fig. 3a         a picture: images drawn from captions never seen
-Leaves   RUN/translation.json: {"rows": [{task, direction, method, cosine, centred_cosine, unrelated_cosine,
-         r1, r5, r10, pool, seed}, ...]}; RUN/classification.json; RUN/*.png
-Rules    choices (ridge's lambda, gamma, the curves) are made on validation pairs, tables on test pairs
+Tasks    similarity      MT Tables 2, 3   cosine and its controls, R@1/5/10, both directions
+         bare            the same with captions of several images (glyphs: names without typeface)
+         cross-domain    MT Table 4       another data set (glyphs: the STIX faces)
+         ablation        MT Table 7       each term of Eq. 5 alone, at gamma = 1 and gamma auto
+         curves          one figure       cosine against gamma, omega, DDIM steps, K
+         classification  MT Table 6       zero-shot by prompts
+         retrieval       MT Fig. 3b       a picture: queries and their top 5
+         pictures        MT Fig. 3a       a picture: images drawn from captions never seen
+Leaves   RUN/translation.json: {"rows": [{task, direction, method, cosine, centred_cosine,
+         unrelated_cosine, r1, r5, r10, pool, seed}, ...]}; RUN/classification.json; RUN/*.png;
+         with --on, the data set's name is part of every task and picture
+Rules    choices (ridge's lambda, gamma, the curves) are made on validation pairs, tables on test
+Letters  N conditions   Q queries   G gallery   P pairs   h1 = dim c   h2 = dim z
 """
 
 import argparse
 import json
 import os
 import sys
+import textwrap
 import time
 
 import numpy as np
 import torch
 import torch.nn.functional as fn
+from matplotlib.figure import Figure  # draws without a display
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import Ridge
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -35,24 +41,31 @@ from tqdm import tqdm
 import data
 import encoders
 import metrics
+import train  # a circle, for train.main ends in a first look: neither file uses the other on import
 from ddim_translator import EpsTheta, Translator
 from encoders import DIRECTIONS
 
-TASKS = "similarity bare cross-domain ablation curves classification retrieval pictures".split()
-PAPER = {  # (trained on, tested on) with CLIP ViT-B/32 on both sides: (Sim_img, Sim_txt), MT Tables 2 and 4
+PAPER = {  # trained on, tested on: (Sim_img, Sim_txt), both sides CLIP ViT-B/32; MT Tables 2 and 4
     ("coco", "coco"): (0.8233, 0.8394),
     ("cc3m", "cc3m"): (0.7443, 0.7389),
     ("coco", "celeba"): (0.5974, 0.8237),
 }
-SCRIPTS = (  # ten classes of glyphs: the word that opens the character's name -> the class name of the prompt
-    ("latin", "latin letter"), ("greek", "greek letter"), ("cyrillic", "cyrillic letter"),
-    ("arabic", "arabic letter"), ("armenian", "armenian letter"), ("georgian", "georgian letter"),
-    ("canadian", "canadian syllabics"), ("braille", "braille pattern"), ("box", "box drawings"),
-    ("lisu", "lisu letter"),
-)  # fmt: skip
+SCRIPTS = {  # ten classes of glyphs: the word that opens a character's name -> the prompt's words
+    "latin": "latin letter",
+    "greek": "greek letter",
+    "cyrillic": "cyrillic letter",
+    "arabic": "arabic letter",
+    "armenian": "armenian letter",
+    "georgian": "georgian letter",
+    "canadian": "canadian syllabics",
+    "braille": "braille pattern",
+    "box": "box drawings",
+    "lisu": "lisu letter",
+}
+FACE_WORDS = set(" ".join(data.FACES.values()).split())  # they come before the name
 
 
-class EvaluateError(Exception):
+class EvaluateError(ValueError):
     """One line: what went wrong, where, what to do."""
 
 
@@ -61,22 +74,25 @@ class EvaluateError(Exception):
 
 
 class Run:
-    """RUN/model.pt read back: the arguments, the frozen encoders, one translator a direction."""
+    """RUN/model.pt read back: the arguments, the frozen encoders, one translator a direction.
+
+    Raises EvaluateError for an unfinished or foreign checkpoint, TrainError for an unreadable one.
+    """
 
     def __init__(self, folder, device, download=False):
-        from train import load
-
         self.folder, self.device = folder, device
-        saved = load(os.path.join(folder, "model.pt"))
+        path = os.path.join(folder, "model.pt")
+        saved = train.load(path)
+        if not isinstance(saved, dict) or not {"args", "encoders", "sides"} <= saved.keys():
+            raise EvaluateError(f"{path}: not a checkpoint of train.py")
         self.args = argparse.Namespace(**saved["args"])
-        state = saved["encoders"]
-        read = lambda s: encoders.from_state(s, device=device, download=download)
-        self.E_image, self.E_text = read(state["image"]), read(state["text"])
-        self.dims = {"text->image": (self.E_text.dim, self.E_image.dim)}
-        self.dims["image->text"] = self.dims["text->image"][::-1]
         self.gamma = {d: saved["sides"][d]["gamma"] for d in DIRECTIONS}
         if None in self.gamma.values():
             raise EvaluateError(f"{folder}: training has not ended; go on with train.py --resume")
+        read = lambda state: encoders.from_state(state, device=device, download=download)
+        self.E_image, self.E_text = (read(saved["encoders"][m]) for m in ("image", "text"))
+        self.dims = {"text->image": (self.E_text.dim, self.E_image.dim)}
+        self.dims["image->text"] = self.dims["text->image"][::-1]
         self.translators = {d: self.translator(d, saved["sides"][d]["ema"]) for d in DIRECTIONS}
 
     def translator(self, direction, ema):
@@ -88,24 +104,28 @@ class Run:
         return net.eval().to(self.device)
 
     def latents(self, split, dataset=None, data_dir=None):
-        """(Split, Latents) of the run's own data set, or of another one through the same encoders."""
-        from train import data_options
+        """(Split, Latents) of the run's own data set, or of another through the same encoders.
 
-        a = self.args
-        name = dataset or a.dataset
-        options = data_options(a) if name == a.dataset else {}
-        s = data.load(
-            name, data_dir or (a.data_dir if name == a.dataset else None), split, **options
-        )
-        return s, encoders.encode_split(s, self.E_image, self.E_text, a.cache_dir)
+        Raises EvaluateError where the run has no encoder for it, or its widths are other ones."""
+        a, name, options = self.args, dataset or self.args.dataset, {}
+        if name == a.dataset:
+            data_dir, options = data_dir or a.data_dir, train.data_options(a)
+        elif "none" in (self.E_image.spec, self.E_text.spec):
+            raise EvaluateError(f"{self.folder} was trained on latents: no encoder for {name}")
+        s = data.load(name, data_dir, split, **options)
+        latents = encoders.encode_split(s, self.E_image, self.E_text, a.cache_dir)
+        found, ours = latents.dims("text->image"), self.dims["text->image"]
+        if found != ours:
+            raise EvaluateError(
+                f"{name}: text and image latents are {found} wide, {self.folder} takes {ours}"
+            )
+        return s, latents
 
     def parts(self, direction, c, seed=0, **how):
         """(cM, F) for raw c (N, h1), in chunks; `how` overrides steps, omega, K of the run."""
         a, net = self.args, self.translators[direction]
-        how = {"steps": a.ddim_steps, "omega": a.omega, "K": a.K, **how}
-        g = torch.Generator().manual_seed(seed)
-        randn = lambda shape, device: torch.randn(shape, generator=g).to(device)
-        out = [net.parts(x.to(self.device), randn=randn, **how) for x in c.split(1024)]
+        how = {"steps": a.ddim_steps, "omega": a.omega, "K": a.K, "randn": on_cpu(seed), **how}
+        out = [net.parts(x.to(self.device), **how) for x in c.split(1024)]
         return [torch.cat(x).cpu() for x in zip(*out, strict=True)]
 
     def translate(self, direction, c, seed=0, gamma=None, **how):
@@ -115,43 +135,66 @@ class Run:
         return (cM + gamma * F) / self.translators[direction].z_scale.cpu()
 
 
-class Exam:
-    """One direction of a test: unique queries c (Q, h1), gallery z (G, h2), rows (q, g) that belong together.
+def on_cpu(seed):
+    """A randn that draws on the CPU: the same numbers whatever the device."""
+    g = torch.Generator().manual_seed(seed)
+    return lambda shape, device: torch.randn(shape, generator=g).to(device)
 
-    Cosines are means over all rows. R@k ranks the gallery of the first `pool` items, drawn once by seed 0."""
+
+class Exam:
+    """One direction of a test, over at most `limit` of the given rows of latents.pairs.
+
+    queries (Q,), gallery (G,)   which rows of the latents they are
+    c (Q, h1), z (G, h2)         their latents
+    q, g, group (P,)             the pairs: query q belongs to item g; group: see `groups`
+    pool                         the items that R@k ranks: at most `pool` of the gallery
+    right                        {query: its right answers, as places in the pool}
+    Cosines are means over pairs, R@k over the queries that have a right answer in the pool."""
 
     def __init__(self, latents, direction, rows, limit, pool):
-        rows = rows[np.random.default_rng(0).permutation(len(rows))[:limit]]
         q, g = latents.pairs[rows].T
         source, target = latents.image, latents.text
         if direction == "text->image":
             q, g, source, target = g, q, target, source
-        self.queries, self.q = np.unique(q, return_inverse=True)
-        self.gallery, self.g = np.unique(g, return_inverse=True)
-        self.c, self.z = (
-            torch.from_numpy(x[i]) for x, i in ((source, self.queries), (target, self.gallery))
-        )
-        order = np.random.default_rng(1).permutation(len(self.gallery))[:pool]
-        self.pool, place = np.sort(order), np.full(len(self.gallery), -1)
-        place[self.pool] = np.arange(len(self.pool))
-        self.right = {}  # query -> its right answers, as places in the pool
-        for query, item in zip(self.q, place[self.g], strict=True):
-            if item >= 0:
-                self.right.setdefault(int(query), []).append(int(item))
+        asked = np.random.default_rng(0).permutation(len(rows))[:limit]
+        self.group = groups(q, g)[asked]
+        self.queries, self.q = np.unique(q[asked], return_inverse=True)
+        self.gallery, self.g = np.unique(g[asked], return_inverse=True)
+        self.c = torch.from_numpy(source[self.queries])
+        self.z = torch.from_numpy(target[self.gallery])
+        self.pool = np.sort(np.random.default_rng(1).permutation(len(self.gallery))[:pool])
+        # from all rows: a pair that was not drawn may still link a query and an item that were
+        query, place = places(self.queries, q), places(self.gallery[self.pool], g)
+        known, self.right = (query >= 0) & (place >= 0), {}
+        for n, item in zip(query[known].tolist(), place[known].tolist(), strict=True):
+            self.right.setdefault(n, []).append(item)
 
     def score(self, z_hat, mean):
         """The numbers of one row of a table; z_hat (Q, h2), mean (h2,) of the training targets."""
-        z_hat = z_hat.expand(len(self.queries), -1)
-        ours, true = z_hat[self.q], self.z[self.g]
-        asked = sorted(self.right)
-        rank = metrics.ranks(z_hat[asked], self.z[self.pool], [self.right[i] for i in asked])
+        ours, true, asked = z_hat[self.q], self.z[self.g], sorted(self.right)
+        rank = metrics.ranks(z_hat[asked], self.z[self.pool], [self.right[n] for n in asked])
         return {
             "cosine": metrics.cosine(ours, true),
             "centred_cosine": metrics.centred_cosine(ours, true, mean),
-            "unrelated_cosine": metrics.unrelated_cosine(ours, true, self.q),
+            "unrelated_cosine": metrics.unrelated_cosine(ours, true, self.group),
             **{f"r{k}": metrics.recall_at_k(rank, k) for k in (1, 5, 10)},
             "pool": len(self.pool),
         }
+
+
+def places(ids, x):
+    """(len(x),) where in the sorted `ids` each x is, or -1."""
+    where = np.searchsorted(ids, x).clip(max=len(ids) - 1)
+    return np.where(ids[where] == x, where, -1)
+
+
+def groups(q, g):
+    """(P,) numbers: equal for pairs that share a query or an item, directly or through others.
+
+    So five captions of one photo, or all photos of one class, are never "unrelated"."""
+    n = q.max() + 1
+    graph = coo_matrix((np.ones(len(q)), (q, n + g)), shape=[n + g.max() + 1] * 2)
+    return connected_components(graph, directed=False)[1][q]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -164,21 +207,21 @@ def identity(c):
 
 
 def noise(c, seed):
-    """z_hat = normalize(c) / 4 + 3 / 4 of a random unit vector: Lafite's fixed perturbation, the paper's row."""
+    """z_hat = normalize(c) / 4 + 3/4 of a random unit vector: Lafite's perturbation, MT's row."""
     u = torch.randn(c.shape, generator=torch.Generator().manual_seed(seed))
     return 0.25 * fn.normalize(c) + 0.75 * fn.normalize(u)
 
 
 def ridge(c, z, c_val, z_val):
-    """Linear regression with a bias, scikit-learn's Ridge; lambda by validation cosine. -> function of c."""
+    """scikit-learn's Ridge, which has a bias; lambda by validation cosine. -> function of c."""
     fits = [Ridge(lam).fit(c.numpy(), z.numpy()) for lam in 10.0 ** np.arange(-2, 4)]
     answer = lambda fit: lambda c: torch.from_numpy(fit.predict(c.numpy())).float()
     return max((answer(f) for f in fits), key=lambda f: metrics.cosine(f(c_val), z_val))
 
 
 def knn(c, z, k=10, tau=0.05):
-    """Weighted mean of the targets of the k most similar training conditions. -> function of c."""
-    keys = fn.normalize(c)
+    """Mean target of the k most similar training conditions, weighted by softmax(cosine / tau)."""
+    keys, k = fn.normalize(c), min(k, len(c))
 
     def answer(c):
         tops = [(fn.normalize(x) @ keys.T).topk(k) for x in c.split(512)]
@@ -189,62 +232,70 @@ def knn(c, z, k=10, tau=0.05):
 
 
 def mlp(run, latents, direction):
-    """Regression by the run's own network: z_0 from c alone (z_t = 0, t = T), mean square error, the same
-    batches, steps, learning rate and averaging as the run. Kept in RUN/mlp.pt. -> function of c."""
-    from train import draw_batch, load, lr_at, save
+    """Regression by the run's own network: z_0 from c alone (z_t = 0, t = T), mean square error.
 
+    The same batches, steps, learning rate and averaging as the run's; kept in RUN/mlp-*.pt and
+    trained again if the run's arguments or data have changed. -> function of c."""
     a, twin = run.args, run.translators[direction]
-    h1, h2 = run.dims[direction]
-    net = EpsTheta(h1, h2, a.width, a.layers, a.dropout).to(run.device)
+    torch.manual_seed(a.seed)  # for the first weights and for dropout
+    net = EpsTheta(*run.dims[direction], a.width, a.layers, a.dropout).to(run.device)
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(a.ema))
-    zeros = lambda B: (
-        torch.zeros(B, h2, device=run.device),
-        torch.full((B,), a.T, device=run.device),
-    )
+    regress = lambda net, c: net(*blank(c, twin), twin.scale_c(c))
     path = os.path.join(run.folder, f"mlp-{direction.replace('->', '-to-')}.pt")
-    if os.path.exists(path) and (saved := load(path))["args"] == vars(a):
+    means = [x.cpu().numpy() for x in (twin.c_mean, twin.z_mean)]
+    stamp = {"args": vars(a), "data": data.digest(*means)}
+    saved = train.load(path) if os.path.exists(path) else {}
+    if {k: saved.get(k) for k in stamp} == stamp:
         ema.load_state_dict(saved["ema"])
     else:
-        optimizer = torch.optim.AdamW(
-            net.parameters(), a.lr, weight_decay=a.weight_decay, fused=True
-        )
-        torch.manual_seed(a.seed)
-        for step in tqdm(range(a.steps), f"mlp {direction}", disable=None):
-            c, z, _ = draw_batch(latents, direction, step, a)
-            c, z = twin.scale_c(c.to(run.device)), (z.to(run.device) - twin.z_mean) * twin.z_scale
-            for group in optimizer.param_groups:
-                group["lr"] = lr_at(step, a)
-            loss = (net(*zeros(len(c)), c) - z).square().mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), a.clip)
-            optimizer.step()
-            ema.update_parameters(net)
-        save(path, {"args": vars(a), "ema": ema.state_dict()})
+        train_mlp(run, latents, direction, net, ema, regress)
+        train.save(path, {**stamp, "ema": ema.state_dict()})
     ema.eval()
 
     @torch.no_grad()
     def answer(c):
-        out = [ema(*zeros(len(x)), twin.scale_c(x.to(run.device))) for x in c.split(4096)]
-        return (torch.cat(out) / twin.z_scale + twin.z_mean).cpu()
+        out = torch.cat([regress(ema, x.to(run.device)) for x in c.split(4096)])
+        return (out / twin.z_scale + twin.z_mean).cpu()
 
     return answer
+
+
+def blank(c, twin):
+    """z_t = 0 (B, h2) and t = T (B,): a z_t that says nothing about z_0."""
+    return c.new_zeros(len(c), twin.h2), torch.full((len(c),), twin.T, device=c.device)
+
+
+def train_mlp(run, latents, direction, net, ema, regress):
+    a, twin = run.args, run.translators[direction]
+    decay = a.weight_decay
+    optimizer = torch.optim.AdamW(net.parameters(), a.lr, weight_decay=decay, fused=True)
+    for step in tqdm(range(a.steps), f"mlp {direction}", disable=None):
+        c, z, _ = train.draw_batch(latents, direction, step, a)
+        z = (z.to(run.device) - twin.z_mean) * twin.z_scale
+        for group in optimizer.param_groups:
+            group["lr"] = train.lr_at(step, a)
+        loss = (regress(net, c.to(run.device)) - z).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), a.clip)
+        optimizer.step()
+        ema.update_parameters(net)
 
 
 class Baselines:
     """Every baseline of one direction, fitted once on (at most 200,000) full training pairs."""
 
-    def __init__(self, run, direction, train, validation, trained=True, most=200_000):
-        rows = np.random.default_rng(0).permutation(train.full)[:most]
-        c, z = train.of(direction, np.sort(rows))
+    def __init__(self, run, direction, latents, validation, trained=True, most=200_000):
+        rows = np.random.default_rng(0).permutation(latents.full)[:most]
+        c, z = latents.of(direction, np.sort(rows))
         self.mean = z.mean(0)
-        self.answers = {"mean": lambda c: self.mean[None].expand(len(c), -1)}
+        self.answers = {"mean": lambda c: self.mean.expand(len(c), -1)}
         self.answers["ridge"] = ridge(c, z, *validation.of(direction, validation.full))
         if run.dims[direction][0] == run.dims[direction][1]:
             self.answers["identity"] = identity
         if trained:
             self.answers["knn"] = knn(c, z)
-            self.answers["mlp"] = mlp(run, train, direction)
+            self.answers["mlp"] = mlp(run, latents, direction)
 
 
 def table_of(run, exam, direction, baselines, seeds):
@@ -259,13 +310,9 @@ def table_of(run, exam, direction, baselines, seeds):
 
 def rows_of(task, direction, exam, answers, mean, seeds):
     return [
-        {
-            "task": task,
-            "direction": direction,
-            "method": method,
-            **exam.score(z_hat, mean),
-            "seed": seed,
-        }
+        {"task": task, "direction": direction, "method": method}
+        | exam.score(z_hat, mean)
+        | {"seed": seed}
         for method, z_hats in answers.items()
         for seed, z_hat in zip(seeds, z_hats, strict=False)
     ]
@@ -276,22 +323,23 @@ def rows_of(task, direction, exam, answers, mean, seeds):
 
 
 class Report:
-    """Collects rows, prints them as tables, and merges them into RUN/translation.json."""
+    """The rows of RUN/translation.json. Raises EvaluateError if that file is not its own."""
 
     def __init__(self, folder):
         self.path, self.rows = os.path.join(folder, "translation.json"), []
+        if os.path.exists(self.path):
+            try:
+                with open(self.path) as f:
+                    self.rows = json.load(f)["rows"]
+            except (ValueError, KeyError, TypeError):
+                raise EvaluateError(f"{self.path}: not our table; move it away") from None
 
     def add(self, rows, note=""):
-        self.rows += rows
+        """Print the rows of one task and direction, and put them in the place of older ones."""
         print_table(rows, note)
-
-    def save(self):
-        """Rows of the tasks of this call replace the older ones; the rest of the file stays."""
-        done, old = {r["task"] for r in self.rows}, []
-        if os.path.exists(self.path):
-            with open(self.path) as f:
-                old = [r for r in json.load(f)["rows"] if r["task"] not in done]
-        write_json(self.path, {"rows": old + self.rows})
+        key = lambda r: (r["task"], r["direction"])
+        self.rows = [r for r in self.rows if key(r) != key(rows[0])] + rows
+        write_json(self.path, {"rows": self.rows})
 
 
 def write_json(path, value):
@@ -308,12 +356,10 @@ def spread(values, digits):
 
 def print_table(rows, note=""):
     columns = ("cosine", "centred_cosine", "unrelated_cosine", "r1", "r5", "r10")
+    titles = ("cosine", "centred", "unrelated", "R@1", "R@5", "R@10")
     task, direction, pool = (rows[0][k] for k in ("task", "direction", "pool"))
     print(f"\n{task}, {direction}; R@k of {pool}{note}")
-    print(
-        f"{'':16}"
-        + "".join(f"{c:>18}" for c in ("cosine", "centred", "unrelated", "R@1", "R@5", "R@10"))
-    )
+    print(" " * 16 + "".join(f"{c:>18}" for c in titles))
     for method in dict.fromkeys(r["method"] for r in rows):
         mine = [r for r in rows if r["method"] == method]
         cells = [spread([r[c] for r in mine], 3) for c in columns]
@@ -329,86 +375,97 @@ def paper_note(run, on, direction):
     return f"; the paper's cosine: {PAPER[key][DIRECTIONS.index(direction)]:.4f}"
 
 
-def similarity(bench, task, direction, latents, rows, on):
-    exam = Exam(latents, direction, rows, bench.limit, bench.pool)
-    base = bench.baselines[direction]
-    answers = table_of(bench.run, exam, direction, base, bench.seeds)
-    rows = rows_of(task, direction, exam, answers, base.mean, bench.seeds)
-    bench.report.add(rows, paper_note(bench.run, on, direction))
+def compare(bench, task, on, latents, rows):
+    """Ours and every baseline, both directions, on rows of latents.pairs of the data set `on`."""
+    for direction in DIRECTIONS:
+        exam = Exam(latents, direction, rows, bench.limit, bench.pool)
+        base = bench.baselines[direction]
+        answers = table_of(bench.run, exam, direction, base, bench.seeds)
+        table = rows_of(task, direction, exam, answers, base.mean, bench.seeds)
+        bench.report.add(table, paper_note(bench.run, on, direction))
+
+
+def similarity(bench):
+    compare(bench, bench.label("similarity"), bench.on, bench.latents, bench.latents.full)
+
+
+def bare(bench):
+    if len(bench.latents.bare):
+        compare(bench, bench.label("bare"), "", bench.latents, bench.latents.bare)
+
+
+def cross_domain(bench):
+    if bench.other:
+        compare(bench, bench.label("cross-domain"), bench.on, bench.latents, bench.latents.full)
+    elif bench.on == "glyphs":
+        _, stix = bench.run.latents("test", "glyphs-stix")
+        compare(bench, "cross-domain glyphs-stix", "glyphs-stix", stix, stix.full)
+    else:
+        print("\ncross-domain: skipped, --on names the other data set")
 
 
 def ablation(bench):
-    """MT Table 7: each term of Eq. 5 alone, and both, at the paper's gamma = 1 and at gamma auto."""
+    """MT Table 7: each term of Eq. 5 alone, and both, at MT's gamma = 1 and at gamma auto."""
+    run = bench.run
     for direction in DIRECTIONS:
         exam = bench.exam(direction)
-        parts = [bench.run.parts(direction, exam.c, s) for s in bench.seeds]
-        scale = bench.run.translators[direction].z_scale.cpu()
+        parts = [run.parts(direction, exam.c, s) for s in bench.seeds]
+        scale, auto = run.translators[direction].z_scale.cpu(), run.gamma[direction]
         both = lambda gamma: [(cM + gamma * F) / scale for cM, F in parts]
-        auto = bench.run.gamma[direction]
         answers = {
             "projection only": [parts[0][0] / scale],
             "ddim only": [F / scale for _, F in parts],
             "both, gamma 1": both(1.0),
             "both": both(auto),
         }
-        mean = bench.baselines[direction].mean
-        rows = rows_of("ablation", direction, exam, answers, mean, bench.seeds)
+        task, mean = bench.label("ablation"), bench.baselines[direction].mean
+        rows = rows_of(task, direction, exam, answers, mean, bench.seeds)
         bench.report.add(rows, f'; gamma of "both": {auto:.2f}')
 
 
 def curves(bench):
     """Validation cosine against gamma, omega, DDIM steps and K, the others at the run's values."""
-    import matplotlib.pyplot as plt
-
-    run, a = bench.run, bench.run.args
-    fig, axes = plt.subplots(1, 4, figsize=(14, 3.3), layout="constrained", sharey=True)
+    run, a, rows = bench.run, bench.run.args, bench.validation.full
+    fig = Figure(figsize=(14, 3.3), layout="constrained")
+    axes = fig.subplots(1, 4, sharey=True)
     sweeps = {
         "omega": (0, 0.5, 1, 2, 3, 5),
         "steps": (1, 2, 5, 10, 20, 50),
         "K": (1, 2, 4, 8, 16, 32),
     }
     for direction in DIRECTIONS:
-        c, z = bench.validation.of(
-            direction, bench.validation.full[:: -(-len(bench.validation.full) // 400)]
-        )
-        cM, F = run.parts(direction, c)
-        scale = run.translators[direction].z_scale.cpu()
-        auto = run.gamma[direction]
-        gammas = sorted([0, *np.geomspace(0.1, 300, 60), auto])
-        cosines = [metrics.cosine((cM + g * F) / scale, z) for g in gammas]
-        line = axes[0].plot(gammas, cosines, label=direction)[0]
-        axes[0].plot(auto, cosines[gammas.index(auto)], "o", color=line.get_color())
+        c, z = bench.validation.of(direction, rows[:: -(-len(rows) // 400)])
+        draw_gammas(axes[0], run, direction, c, z)
         for ax, (name, values) in zip(axes[1:], sweeps.items(), strict=True):
             y = [metrics.cosine(run.translate(direction, c, **{name: v}), z) for v in values]
             ax.plot(values, y, "o-", ms=3)
     axes[0].axvline(1, color="grey", lw=0.8, ls=":", label="gamma = 1 (MT)")
     axes[0].set(xscale="symlog", xlabel="gamma (dots: auto)", ylabel="cosine, validation")
-    for ax, name in zip(
-        axes[1:],
-        (
-            f"omega (this run: {a.omega:g}; MT: 5)",
-            f"DDIM steps ({a.ddim_steps})",
-            f"K samples ({a.K})",
-        ),
-        strict=True,
-    ):
-        ax.set(xlabel=name)
-    axes[2].set(xscale="log")
-    axes[3].set(xscale="log")
     axes[0].legend(frameon=False, fontsize=8)
-    bench.figure(fig, "curves.png")
+    axes[1].set(xlabel=f"omega (this run: {a.omega:g}; MT: 5)")
+    axes[2].set(xscale="log", xlabel=f"DDIM steps (this run: {a.ddim_steps})")
+    axes[3].set(xscale="log", xlabel=f"K samples (this run: {a.K})")
+    bench.figure(fig, "curves")
+
+
+def draw_gammas(ax, run, direction, c, z):
+    cM, F = run.parts(direction, c)
+    scale, auto = run.translators[direction].z_scale.cpu(), run.gamma[direction]
+    gammas = sorted([0, *np.geomspace(0.1, 300, 60), auto])
+    cosines = [metrics.cosine((cM + g * F) / scale, z) for g in gammas]
+    line = ax.plot(gammas, cosines, label=direction)[0]
+    ax.plot(auto, cosines[gammas.index(auto)], "o", color=line.get_color())
 
 
 def classification(bench):
-    """MT Table 6: an image's translated text latent, nearest of the prompts "a picture of a {class}"."""
+    """MT Table 6: an image's translated text latent -> the nearest "a picture of a {class}"."""
     classes, prompts, label, images = bench.classes()
-    if not prompts:
+    if not len(label):
         return print("\nclassification: no classes are defined for this data set; try --on cifar10")
     run, direction = bench.run, "image->text"
     prompts = torch.from_numpy(run.E_text(prompts))
-    base = bench.baselines[direction]
     answers = {"ours": [run.translate(direction, images, s) for s in bench.seeds]}
-    answers |= {name: [answer(images)] for name, answer in base.answers.items()}
+    answers |= {name: [f(images)] for name, f in bench.baselines[direction].answers.items()}
     nearest = lambda z: (fn.normalize(z) @ fn.normalize(prompts).T).argmax(1)
     out = {m: [metrics.accuracy(nearest(z), label) for z in zs] for m, zs in answers.items()}
     out["most frequent class"] = [np.bincount(label).max() / len(label)]
@@ -416,7 +473,7 @@ def classification(bench):
     for method, values in out.items():
         print(f"{method:20} {spread(values, 3)}")
     counts = {c: int((label == k).sum()) for k, c in enumerate(classes)}
-    table = {"classes": counts, "accuracy": out, "seeds": bench.seeds}
+    table = {"dataset": bench.on, "classes": counts, "accuracy": out, "seeds": bench.seeds}
     write_json(os.path.join(run.folder, "classification.json"), table)
 
 
@@ -425,117 +482,97 @@ def classification(bench):
 
 
 def show(ax, image, title="", colour=None):
-    if image is not None:
-        ax.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=None if np.ndim(image) == 3 else 1)
+    """image: a PIL image, or floats in [0, 1], (H, W) or (H, W, 3)."""
+    pixels = np.asarray(image)
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=255 if pixels.dtype == np.uint8 else 1)
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=7)
     for side in ax.spines.values():
         side.set(visible=colour is not None, color=colour, linewidth=2)
 
 
-def pixels(image):
-    return np.asarray(image, np.float32) / 255
+def write(ax, caption):
+    ax.axis("off")
+    style = dict(ha="right", va="center", fontsize=8)
+    ax.text(1.0, 0.5, textwrap.fill(caption, 26), **style, parse_math=False)  # "$" is a dollar
 
 
-def retrieval(bench, queries=8):
-    """MT Fig. 3b: captions, and the five images nearest to their translations; green frames are right."""
-    import matplotlib.pyplot as plt
+def grid(lines, columns, size):
+    fig = Figure(figsize=(2 + size * columns, size * lines + 0.3))
+    return fig, fig.subplots(lines, columns, squeeze=False)
 
+
+def retrieval(bench, queries=8, k=5):
+    """MT Fig. 3b: captions and the five images nearest to their translations; green is right."""
     if not bench.has_images():
-        return
-    direction, k = "text->image", 5
-    exam, base = bench.exam(direction), bench.baselines[direction]
+        return print("\nretrieval: skipped, the run knows latents and no images")
+    exam, base = bench.exam("text->image"), bench.baselines["text->image"].answers
     asked = sorted(exam.right)[:: max(1, len(exam.right) // queries)][:queries]
-    methods = {"ours": lambda c: bench.run.translate(direction, c), "ridge": base.answers["ridge"]}
-    if "identity" in base.answers:
-        methods["identity"] = identity
-    size = len(methods) * (k + 0.3)
-    fig, axes = plt.subplots(
-        queries, len(methods) * k + 1, figsize=(2 + 0.75 * size, 0.95 * queries)
-    )
-    pool = fn.normalize(exam.z[exam.pool])
-    for line, query in zip(axes, asked, strict=True):
-        caption = bench.test.captions[int(exam.queries[query])]
-        show(line[0], None)
-        line[0].axis("off")
-        line[0].text(1.0, 0.5, wrap(caption), ha="right", va="center", fontsize=8)
-        for m, (name, answer) in enumerate(methods.items()):
-            top = (
-                (fn.normalize(answer(exam.c[query : query + 1])) @ pool.T)[0]
-                .topk(k)
-                .indices.tolist()
-            )
-            for n, place in enumerate(top):
-                image = bench.test.images[int(exam.gallery[exam.pool[place]])]
-                title = name if n == 0 and line is axes[0] else ""
-                right = "limegreen" if place in exam.right[query] else "lightgrey"
-                show(line[1 + m * k + n], pixels(image), title, right)
+    methods = {"ours": lambda c: bench.run.translate("text->image", c)}
+    methods |= {name: base[name] for name in ("ridge", "identity") if name in base}
+    pool, k = fn.normalize(exam.z[exam.pool]), min(k, len(exam.pool))
+    tops = [(fn.normalize(f(exam.c[asked])) @ pool.T).topk(k).indices for f in methods.values()]
+    titles = [name if n == 0 else "" for name in methods for n in range(k)]
+    fig, axes = grid(len(asked), 1 + len(titles), 0.8)
+    for line, query, found in zip(axes, asked, torch.cat(tops, 1).tolist(), strict=True):
+        write(line[0], bench.test.captions[int(exam.queries[query])])
+        for ax, place, title in zip(line[1:], found, titles, strict=True):
+            image = bench.test.images[int(exam.gallery[exam.pool[place]])]
+            right = "limegreen" if place in exam.right[query] else "lightgrey"
+            show(ax, image, title if line is axes[0] else "", right)
     fig.suptitle(f"caption -> top {k} of {len(exam.pool)} held-out images", fontsize=9)
-    bench.figure(fig, "retrieval.png")
+    bench.figure(fig, bench.label("retrieval"))
 
 
-def wrap(text, width=26):
-    import textwrap
+def pictures(bench):
+    """MT Fig. 3a: held-out captions drawn as images; then bare names, which leave the face open."""
+    if not bench.has_images() or bench.run.E_image.decode is None:
+        return print("\npictures: skipped, this image encoder has no decoder (pca has one)")
+    draw_pictures(bench, bench.label("text-to-image"), bench.latents.full)
+    if len(bench.latents.bare):
+        draw_pictures(bench, bench.label("text-to-image-bare"), bench.latents.bare)
 
-    return "\n".join(textwrap.wrap(text, width))
 
-
-def pictures(bench, lines=8, samples=5):
-    """MT Fig. 3a: held-out captions drawn as images; below, bare names, which leave the typeface open."""
-    import matplotlib.pyplot as plt
-
-    decode = bench.run.E_image.decode
-    if not bench.has_images() or decode is None:
-        return print("\npictures: this image encoder has no decoder (pca has one): skipped")
-    direction, run = "text->image", bench.run
-    base, net = bench.baselines[direction], run.translators["text->image"]
-    for file, rows in (
-        ("text-to-image.png", bench.latents.full),
-        ("text-to-image-bare.png", bench.latents.bare),
-    ):
-        if not len(rows):
-            continue
-        rows = rows[np.random.default_rng(3).permutation(len(rows))[:lines]]
-        c, z = bench.latents.of(direction, rows)
-        g = torch.Generator().manual_seed(0)
-        randn = lambda shape, device: torch.randn(shape, generator=g).to(device)  # noqa: B023
-        how = dict(steps=max(20, run.args.ddim_steps), omega=run.args.omega, randn=randn)
-        drawn = [net.sample(c.to(run.device), **how).cpu() for _ in range(samples)]
-        columns = {"true, through PCA": z, "ridge": base.answers["ridge"](c)}
-        columns["ours, z_hat"] = run.translate(direction, c)
-        columns |= {f"sample {n + 1}": x for n, x in enumerate(drawn)}
-        fig, axes = plt.subplots(
-            lines, len(columns) + 2, figsize=(1 + 1.0 * (len(columns) + 2), lines)
-        )
-        for n, line in enumerate(axes):
-            i, j = bench.latents.pairs[rows[n]]
-            line[0].axis("off")
-            line[0].text(
-                1.0, 0.5, wrap(bench.test.captions[int(j)]), ha="right", va="center", fontsize=8
-            )
-            show(line[1], pixels(bench.test.images[int(i)]), "" if n else "true")
-            for ax, (name, x) in zip(line[2:], columns.items(), strict=True):
-                show(ax, decode(x[n : n + 1].numpy())[0].clip(0, 1), "" if n else name)
-        bench.figure(fig, file)
+def draw_pictures(bench, file, rows, lines=8, samples=5):
+    run, net, test = bench.run, bench.run.translators["text->image"], bench.test
+    rows = rows[np.random.default_rng(3).permutation(len(rows))[:lines]]
+    c, z = bench.latents.of("text->image", rows)
+    how = dict(steps=max(20, run.args.ddim_steps), omega=run.args.omega, randn=on_cpu(0))
+    columns = {"true, through PCA": z, "ridge": bench.baselines["text->image"].answers["ridge"](c)}
+    columns["ours, z_hat"] = run.translate("text->image", c)
+    for n in range(samples):
+        columns[f"sample {n + 1}"] = net.sample(c.to(run.device), **how).cpu()
+    drawn = {name: run.E_image.decode(x.numpy()) for name, x in columns.items()}
+    fig, axes = grid(len(rows), len(columns) + 2, 1.0)
+    for n, (line, (i, j)) in enumerate(zip(axes, bench.latents.pairs[rows].tolist(), strict=True)):
+        write(line[0], test.captions[j])
+        show(line[1], test.images[i], "" if n else "true")
+        for ax, (name, images) in zip(line[2:], drawn.items(), strict=True):
+            show(ax, images[n], "" if n else name)
+    bench.figure(fig, file)
 
 
 # ---------------------------------------------------------------------------------------------
+# All of it
 
 
 class Bench:
-    """A run, its test data, its baselines, and where results go."""
+    """A run, its test data (or those of --on), its baselines, and where results go."""
 
     def __init__(self, run, args):
         self.run, self.limit, self.pool = run, args.limit, args.pool
         self.seeds, self.report = list(range(args.seeds)), Report(run.folder)
         self.on = args.on or run.args.dataset
-        where = (args.on, args.data_dir) if args.on else (None, args.data_dir)
-        self.test, self.latents = run.latents("test", *where)
-        train, self.validation = (
-            run.latents(s, None, None if args.on else args.data_dir)[1] for s in ("train", "val")
-        )
+        self.other = self.on != run.args.dataset
+        self.test, self.latents = run.latents("test", self.on, args.data_dir)
+        home = None if self.other else args.data_dir
+        latents, self.validation = (run.latents(s, None, home)[1] for s in ("train", "val"))
         trained = not args.first_look
-        self.baselines = {d: Baselines(run, d, train, self.validation, trained) for d in DIRECTIONS}
+        fit = lambda d: Baselines(run, d, latents, self.validation, trained)
+        self.baselines = {d: fit(d) for d in DIRECTIONS}
+
+    def label(self, task):
+        return f"{task} {self.on}" if self.other else task
 
     def exam(self, direction):
         return Exam(self.latents, direction, self.latents.full, self.limit, self.pool)
@@ -544,103 +581,90 @@ class Bench:
         return self.run.E_image.spec != "none"
 
     def figure(self, fig, name):
-        import matplotlib.pyplot as plt
-
-        path = os.path.join(self.run.folder, name)
+        path = os.path.join(self.run.folder, name.replace(" ", "-") + ".png")
         fig.savefig(path, dpi=110, bbox_inches="tight")
-        plt.close(fig)
         print(f"saved {path}")
 
     def classes(self):
-        """(class names, prompts, labels (N,), image latents (N, h1))."""
-        pairs = self.latents.pairs[self.latents.full]
-        if self.on == "cifar10":
+        """(class names, prompts, labels (N,), image latents (N, h1)); N = 0: there are none."""
+        i, label = self.latents.pairs[self.latents.full].T
+        names, prompts = [], []
+        if self.on == "cifar10":  # caption j is the prompt of class j
             prompts = list(self.test.captions)
-            return (
-                [p.split()[-1] for p in prompts],
-                prompts,
-                pairs[:, 1],
-                torch.from_numpy(self.latents.image[pairs[:, 0]]),
-            )
-        if not self.on.startswith("glyphs"):
-            return [], [], [], None
-        words = [set(self.test.captions[int(j)].split()) for j in pairs[:, 1]]
-        label = np.array(
-            [next((k for k, (w, _) in enumerate(SCRIPTS) if w in ws), -1) for ws in words]
-        )
-        names = [name for _, name in SCRIPTS]
-        images = torch.from_numpy(self.latents.image[pairs[label >= 0, 0]])
-        return names, [f"a picture of a {n}" for n in names], label[label >= 0], images
+            names = [p.split()[-1] for p in prompts]
+        elif self.on.startswith("glyphs"):
+            names = list(SCRIPTS.values())
+            prompts = [f"a picture of a {n}" for n in names]
+            label = np.array([script(self.test.captions[j]) for j in label.tolist()])
+        kept = (label >= 0) & bool(names)
+        return names, prompts, label[kept], torch.from_numpy(self.latents.image[i[kept]])
+
+
+def script(caption):
+    """Which of SCRIPTS "serif bold greek small letter alpha" is of, or -1."""
+    first = next(word for word in caption.split() if word not in FACE_WORDS)
+    return list(SCRIPTS).index(first) if first in SCRIPTS else -1
+
+
+TASKS = {
+    "similarity": similarity,
+    "bare": bare,
+    "cross-domain": cross_domain,
+    "ablation": ablation,
+    "curves": curves,
+    "classification": classification,
+    "retrieval": retrieval,
+    "pictures": pictures,
+}
 
 
 def parse(argv=None):
     p = argparse.ArgumentParser(description="Tables and figures of paper 1 for a trained run.")
-    p.add_argument("run", help="folder that train.py left, e.g. runs/glyphs-translator")
-    p.add_argument(
-        "--task",
-        nargs="+",
-        choices=TASKS,
-        metavar="TASK",
-        help=f"of {', '.join(TASKS)} (default all)",
-    )
-    p.add_argument(
-        "--on", choices=data.NAMES, metavar="DATASET", help="test on another data set (MT Table 4)"
-    )
-    p.add_argument("--data-dir", help="where that data set is, or where the run's own has moved")
-    p.add_argument(
-        "--seeds", type=int, default=3, help="noise seeds of the rows with chance in them"
-    )
-    p.add_argument("--pool", type=int, default=1000, help="gallery of R@k; COCO papers use 5000")
-    p.add_argument("--limit", type=int, default=5000, help="test pairs at most")
-    p.add_argument("--device", default="cpu")
-    p.add_argument("--download", action="store_true", help="allow fetching encoder weights")
-    p.add_argument("--first-look", action="store_true", help="only what needs no trained baseline")
+    a = p.add_argument
+    a("run", help="folder that train.py left, e.g. runs/glyphs-translator")
+    tasks = f"of {', '.join(TASKS)} (default all)"
+    a("--task", nargs="+", choices=TASKS, metavar="TASK", help=tasks)
+    a("--on", choices=data.NAMES, metavar="DATASET", help="test on another data set (MT Table 4)")
+    a("--data-dir", help="where that data set is, or where the run's own has moved")
+    a("--seeds", type=int, default=3, help="noise seeds of the rows with chance in them")
+    a("--pool", type=int, default=1000, help="gallery of R@k; COCO papers use 5000")
+    a("--limit", type=int, default=5000, help="test pairs at most")
+    a("--device", default="cpu")
+    a("--download", action="store_true", help="allow fetching encoder weights")
+    a("--first-look", action="store_true", help="without the slower baselines, knn and mlp")
     args = p.parse_args(argv)
     if min(args.seeds, args.pool, args.limit) < 1:
         p.error("--seeds, --pool and --limit are at least 1")
     if args.task is None:
-        args.task = ["similarity", "retrieval", "pictures"] if args.first_look else TASKS
+        args.task = ["similarity", "retrieval", "pictures"] if args.first_look else list(TASKS)
         if args.on:
             args.task = ["cross-domain", "classification"]
     return args
 
 
-def main(argv=None):
-    import matplotlib
+def usable(device):
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise EvaluateError(f"--device {device}: {str(e).splitlines()[0]}") from None
+    return torch.device(device)
 
-    matplotlib.use("Agg")
+
+def main(argv=None):
     args, start = parse(argv), time.time()
-    bench = Bench(Run(args.run, torch.device(args.device), args.download), args)
-    run, latents = bench.run, bench.latents
-    sampler = f"K {run.args.K}, {run.args.ddim_steps} DDIM steps, omega {run.args.omega:g}"
+    bench = Bench(Run(args.run, usable(args.device), args.download), args)
+    a = bench.run.args
     print(
-        f"{args.run} on {bench.on}: {len(latents.full)} test pairs; ours: {sampler}; {len(bench.seeds)} noise seeds"
+        f"{args.run} on {bench.on}: {len(bench.latents.full)} test pairs; "
+        f"ours: K {a.K}, {a.ddim_steps} DDIM steps, omega {a.omega:g}; {args.seeds} noise seeds"
     )
     for task in args.task:
-        for direction in DIRECTIONS:
-            if task == "similarity":
-                similarity(bench, task, direction, latents, latents.full, bench.on)
-            if task == "bare" and len(latents.bare):
-                similarity(bench, task, direction, latents, latents.bare, "")
-            if task == "cross-domain" and bench.on != run.args.dataset:
-                similarity(
-                    bench, f"cross-domain {bench.on}", direction, latents, latents.full, bench.on
-                )
-            if task == "cross-domain" and bench.on == "glyphs":
-                _, other = run.latents("test", "glyphs-stix")
-                similarity(
-                    bench, "cross-domain glyphs-stix", direction, other, other.full, "glyphs-stix"
-                )
-        if task in ("ablation", "curves", "classification", "retrieval", "pictures"):
-            globals()[task](bench)
-    bench.report.save()
+        TASKS[task](bench)
     print(f"\n{time.time() - start:.0f} s; rows in {bench.report.path}")
 
 
 if __name__ == "__main__":
-    from train import TrainError
-
     try:
         main()
-    except (EvaluateError, TrainError, data.DataError, encoders.EncoderError, ValueError) as e:
+    except (train.TrainError, data.DataError, encoders.EncoderError, ValueError) as e:
         sys.exit(f"evaluate.py: {e}")

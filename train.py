@@ -1,16 +1,16 @@
 """
-train.py: one flat script that trains both directions of the translator, text->image and image->text.
+train.py: one flat script that trains both directions of the translator.
 
-    python train.py                                  glyphs on a laptop, about 4 minutes on two cores
-    python train.py --quick                          the same, smaller, under a minute
-    python train.py --dataset coco --data-dir ~/coco --download        the paper's setting, on a GPU
-    python train.py --dataset latents --image-latents A.npy --text-latents B.npy     your own encoders
-    torchrun --nproc_per_node=4 train.py ...         data-parallel: the same run, one global batch over 4 processes
+    python train.py                      glyphs on a laptop: 4 minutes on two cores
+    python train.py --quick              the same, smaller: under a minute
+    python train.py --dataset coco --data-dir ~/coco --download           the paper's setting, a GPU
+    python train.py --dataset latents --image-latents A.npy --text-latents B.npy       your encoders
+    torchrun --nproc_per_node=4 train.py ...       four processes share each batch: the same run
 
-Order    arguments -> pairs -> frozen encoders -> latents -> two translators -> the loop -> gamma -> tables
-Leaves   RUN/model.pt (checkpoint), RUN/log.csv, RUN/loss.png, RUN/translation.json and pictures (evaluate.py)
-Random   every step draws from generators seeded by (seed, step), so a killed run resumes bit for bit, and any
-         number of processes sees the same global batch
+Order    arguments, pairs, frozen encoders, latents, two translators, the loop, gamma, first tables
+Leaves   RUN/model.pt (the checkpoint), log.csv, loss.png, and what evaluate.py writes
+Random   each step draws from generators seeded by (seed, step): a killed run resumes bit for bit,
+         and any number of processes sees the same batches
 """
 
 import argparse
@@ -32,10 +32,10 @@ import evaluate
 from ddim_translator import Noise, Translator, draw_noise, gamma_star
 from encoders import DIRECTIONS
 
-# The paper's numbers (MT 4.3). It is silent on steps, width, warm-up and EMA: those follow Diffusion Autoencoders.
+# The paper's numbers (MT 4.3). Where it is silent (steps, width, EMA) Diffusion Autoencoders'.
 PAPER = dict(steps=100_000, lr=1e-4, cosine=False, width=2048, ema=0.9999, omega=5.0, ddim_steps=20)
-# The embedded set: what fits four minutes on two cores, chosen on the validation split (README, "Choices").
-GLYPHS = dict(steps=2000, lr=4e-3, cosine=True, width=256, ema=0.998, omega=0.0, ddim_steps=5)
+# The embedded set: what fits four minutes on two cores; README, "Choices", has the measurements.
+GLYPHS = dict(steps=2800, lr=4e-3, cosine=True, width=256, ema=0.998, omega=0.0, ddim_steps=2)
 QUICK = dict(steps=300, ema=0.97)
 ENCODERS = {"glyphs": ("pca:128", "tfidf:256"), "latents": ("none", "none")}
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,93 +50,62 @@ class TrainError(Exception):
 
 def parse(argv=None):
     p = argparse.ArgumentParser(
-        description="Train the translator (paper 1) in both directions. Flags carry the paper's symbols.",
-        epilog="Defaults: the paper's; on glyphs, a preset for two CPU cores. The resolved values are printed first.",
+        description="Train the translator in both directions. Flags carry the paper's symbols.",
+        epilog="Defaults are the paper's (MT); glyphs has a preset for two CPU cores. "
+        "The resolved values are printed first.",
     )
     yes_no = argparse.BooleanOptionalAction
-    a = p.add_argument
-    a("--dataset", default="glyphs", help=f"one of {', '.join(data.NAMES)} (default glyphs)")
-    a("--data-dir", help="folder of the data set; nothing is ever downloaded into it")
-    a("--image-latents", help="latents: .npy or .npz (N, d) of image latents")
-    a(
-        "--text-latents",
-        help="latents: .npy or .npz (N, d) of text latents, row by row their partners",
-    )
-    a("--groups", help="latents: .npy (N,) of ids; rows with one id are each other's right answers")
-    a("--image-encoder", help="pca:128, clip:NAME[@TAG_OR_FILE], dinov2, hf:ID_OR_FOLDER, none")
-    a("--text-encoder", help="tfidf:256, clip:NAME[@TAG_OR_FILE], bert, hf:ID_OR_FOLDER, none")
-    a("--image-pooling", help="hf image models: cls, pooler, mean, cls+mean")
-    a("--text-pooling", help="hf text models: cls, pooler, mean")
+    # fmt: off
+    a = p.add_argument_group("data").add_argument
+    a("--dataset", default="glyphs", help=f"{', '.join(data.NAMES)} (default glyphs)")
+    a("--data-dir", help="folder of the data set; nothing is downloaded into it")
+    a("--image-latents", help="latents: .npy or .npz, (N, h) image latents")
+    a("--text-latents", help="latents: .npy or .npz, (N, h) text latents, row by row their partners")
+    a("--groups", help="latents: .npy, (N,) ids; rows of one id are all right answers to each other")
+    a("--celeba-train", action="store_true", help="celeba: train on it; the paper only tests on it")
+    a("--bare", type=float, default=0.05, help="glyphs: share of bare names asked in text->image")
+    a = p.add_argument_group("frozen encoders").add_argument
+    a("--image-encoder", help=encoders.SPECS["image"])
+    a("--text-encoder", help=encoders.SPECS["text"])
+    a("--image-pooling", help=f"hf: models: {', '.join(encoders.POOLINGS['image'])}")
+    a("--text-pooling", help=f"hf: models: {', '.join(encoders.POOLINGS['text'])}")
     a("--download", action="store_true", help="allow fetching encoder weights from huggingface.co")
+    a("--cache-dir", default="cache", help="where latents are kept (default cache)")
+    a = p.add_argument_group("run").add_argument
     a("--out", help="run folder (default runs/DATASET-translator)")
-    a("--cache-dir", default="cache", help="where encoded latents are kept (default cache)")
     a("--quick", action="store_true", help="a real but small run: 300 steps")
     a("--resume", action="store_true", help="go on with the run in --out")
     a("--overwrite", action="store_true", help="replace the run in --out")
     a("--seed", type=int, default=0)
-    a("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    a(
-        "--amp",
-        choices=("off", "bf16", "fp16"),
-        help="mixed precision (default: off on CPU, else bf16 or fp16)",
-    )
-    a("--steps", type=int, help="optimiser steps per direction (glyphs 2000; else 100000)")
-    a("--batch", type=int, default=256, help="pairs per step, over all processes (MT: 256)")
-    a("--lr", type=float, help="AdamW learning rate (MT: 1e-4; glyphs 2e-3)")
-    a(
-        "--cosine",
-        action=yes_no,
-        help="cosine decay to 0 after 100 warm-up steps (glyphs yes; MT: constant)",
-    )
-    a("--weight-decay", type=float, default=1e-2, help="MT: 1e-2")
-    a("--clip", type=float, default=1.0, help="gradient norm limit")
-    a(
-        "--ema",
-        type=float,
-        help="decay of the averaged weights that are evaluated (0.9999; glyphs 0.998)",
-    )
+    a("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    a("--amp", choices=tuple(AMP), help="mixed precision (CPU: off; GPU: bf16, else fp16)")
+    a("--save-every", type=int, default=500, help="steps between checkpoints")
+    a = p.add_argument_group("optimisation").add_argument
+    a("--steps", type=int, help="steps per direction (100000; glyphs 2800)")
+    a("--batch", type=int, default=256, help="pairs a step, over all processes (MT 256)")
+    a("--lr", type=float, help="AdamW learning rate (MT 1e-4; glyphs 4e-3)")
+    a("--cosine", action=yes_no, help="100 warm-up steps, then cosine to 0 (MT no; glyphs yes)")
+    a("--weight-decay", type=float, default=1e-2, help="MT 1e-2")
+    a("--clip", type=float, default=1.0, help="limit of the gradient's norm")
+    a("--ema", type=float, help="decay of the averaged weights, those used (0.9999; glyphs 0.998)")
+    a("--lam1", type=float, default=1.0, help="weight of L_recon, MT Eq. 8 (MT 1)")
+    a("--lam2", type=float, default=2.0, help="weight of L_ddim, MT Eq. 2 (MT 2)")
+    a("--recon-steps", type=int, default=1, help="DDIM steps inside L_recon; 0: one-step at t")
+    a("--p", type=float, default=0.05, help="probability of dropping the condition (MT 0.05)")
+    a = p.add_argument_group("model").add_argument
+    a("--predict", choices=("z_0", "eps", "v"), default="z_0", help="the network's output (MT eps)")
+    a("--objective", choices=("joint", "residual"), default="joint", help="MT Eq. 9; MT Lemma 1")
     a("--width", type=int, help="hidden width (2048; glyphs 256)")
-    a("--layers", type=int, default=10, help="MLP layers (MT: 10)")
+    a("--layers", type=int, default=10, help="MLP layers (MT 10)")
     a("--dropout", type=float, default=0.0, help="at the end of each layer (MT gives no rate)")
     a("--T", type=int, default=1000, help="diffusion steps of the schedule")
-    a(
-        "--predict",
-        choices=("z_0", "eps", "v"),
-        default="z_0",
-        help="what the network outputs (MT: eps)",
-    )
-    a(
-        "--objective",
-        choices=("joint", "residual"),
-        default="joint",
-        help="joint: MT Eq. 9; residual: MT Lemma 1",
-    )
-    a("--lam1", type=float, default=1.0, help="weight of L_recon, MT Eq. 8 (MT: 1.0)")
-    a("--lam2", type=float, default=2.0, help="weight of the DDIM loss, MT Eq. 2 (MT: 2.0)")
-    a(
-        "--recon-steps",
-        type=int,
-        default=1,
-        help="DDIM steps from noise inside L_recon; 0: one-step estimate at t",
-    )
-    a("--p", type=float, default=0.05, help="probability of dropping the condition (MT: 0.05)")
-    a(
-        "--bare",
-        type=float,
-        default=0.1,
-        help="glyphs: share of bare names among the captions of text->image",
-    )
-    a("--omega", type=float, help="guidance at sampling, MT Eq. 4; 0 = none (MT: 5.0; glyphs 0)")
-    a(
-        "--gamma",
-        default="auto",
-        help="weight of F in MT Eq. 5: a number (MT: 1.0) or auto, measured on validation",
-    )
-    a("--K", type=int, default=8, help="samples averaged in F")
-    a("--ddim-steps", type=int, help="DDIM steps at sampling (20; glyphs 5)")
-    a("--save-every", type=int, default=500, help="steps between checkpoints")
-    args = p.parse_args(argv)
-    return resolve(args)
+    a = p.add_argument_group("sampling").add_argument
+    a("--gamma", default="auto", help="weight of F, MT Eq. 5 (MT 1), or auto: best on validation")
+    a("--omega", type=float, help="guidance, MT Eq. 4: 0 is none (MT 5; glyphs 0)")
+    a("--K", type=int, default=16, help="samples averaged in F")
+    a("--ddim-steps", type=int, help="DDIM steps (20; glyphs 2)")
+    # fmt: on
+    return resolve(p.parse_args(argv))
 
 
 def resolve(args):
@@ -334,9 +303,9 @@ def write_log(path, done, count, sides, lr, seconds):
             side.sums.zero_()
             if not all(math.isfinite(x) for x in means[:3]):
                 raise TrainError(
-                    f"step {done}: the loss of {side.direction} is {means[0]}. The checkpoint is of an "
-                    "earlier, good step. Try a smaller --lr, --amp off or bf16, a smaller --clip; "
-                    "check the latents for outliers"
+                    f"step {done}: the loss of {side.direction} is {means[0]}. The checkpoint is "
+                    "of an earlier, good step. Try a smaller --lr, --amp off or bf16, a smaller "
+                    "--clip; look for outliers in the latents"
                 )
             cells = [f"{x:.6g}" for x in (*means, lr, count / seconds)]
             f.write(",".join([str(done), side.direction, *cells]) + "\n")
@@ -394,9 +363,9 @@ def load_latents(args, device, rank, world):
 
 def data_options(args):
     """The flags that only one data set knows."""
-    if args.dataset != "latents":
-        return {}
-    return {k: getattr(args, k) for k in ("image_latents", "text_latents", "groups")}
+    if args.dataset == "latents":
+        return {k: getattr(args, k) for k in ("image_latents", "text_latents", "groups")}
+    return {"allow_train": args.celeba_train} if args.dataset == "celeba" else {}
 
 
 def main(argv=None):
@@ -404,8 +373,8 @@ def main(argv=None):
     rank, world, device = start_processes(args.device)
     args.amp = choose_amp(args.amp, device)
     path, log = os.path.join(args.out, "model.pt"), os.path.join(args.out, "log.csv")
-    if args.batch % world:
-        raise TrainError(f"--batch {args.batch} does not divide over {world} processes")
+    if args.batch % (8 * world):  # every eighth row is at t = T, in every process's slice
+        raise TrainError(f"--batch {args.batch} is not a multiple of 8 x {world} process(es)")
     if os.path.exists(path) and not (args.resume or args.overwrite):
         raise TrainError(
             f"{path} exists: --resume goes on, --overwrite replaces it, --out names another"
@@ -423,7 +392,8 @@ def main(argv=None):
     parameters = sum(p.numel() for p in sides[0].net.parameters())
     say(
         f"{len(latents.full)} pairs, image latents {E_image.dim}, text latents {E_text.dim}; "
-        f"{parameters / 1e6:.1f} M parameters a direction; {device} x {world}, {time.time() - start:.0f} s"
+        f"{parameters / 1e6:.1f} M parameters a direction; {device} x {world}; "
+        f"{time.time() - start:.0f} s"
     )
 
     checkpoint = lambda step: {

@@ -1,0 +1,157 @@
+"""
+benchmark.py: where the time goes. Not a test: numbers for a machine, about two minutes.
+
+    python tests/benchmark.py                   all three tables on the CPU
+    python tests/benchmark.py --device cuda     the same on a GPU
+
+1  a training step: steps/s, the share of time outside forward, backward and optimiser, and the
+   achieved FLOP/s beside torch.matmul on the same shapes, timed in turn with it
+2  a sampled vector: milliseconds against the number of DDIM steps, with and without guidance
+3  10^4, 10^5 and 10^6 cached pairs: time a pair and memory, which should not grow
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import numpy as np
+import torch
+
+import train
+from ddim_translator import Translator
+from encoders import Latents
+
+H1, H2, BATCH = 512, 512, 256  # CLIP ViT-B/32
+
+
+def synthetic(n, folder):
+    """n pairs of random latents as the cache keeps them: float32 memory maps."""
+    maps, rng = [], np.random.default_rng(0)
+    for name in ("image", "text"):
+        path = os.path.join(folder, f"{name}.npy")
+        out = np.lib.format.open_memmap(path, "w+", np.float32, (n, H1))
+        for start in range(0, n, 10_000):
+            out[start : start + 10_000] = rng.standard_normal((min(10_000, n - start), H1))
+        out.flush()
+        maps.append(np.load(path, mmap_mode="r"))
+    pairs = np.stack([np.arange(n)] * 2, 1)
+    return Latents(*maps, pairs, np.arange(n), np.zeros(0, int))
+
+
+def arguments(width, device):
+    line = f"--dataset latents --width {width} --batch {BATCH} --device {device}"
+    args = train.parse(line.split())
+    args.amp = train.choose_amp(args.amp, torch.device(device))
+    return args
+
+
+def clock(f, device, repeat):
+    """Seconds of one call, the median of `repeat`."""
+    times = []
+    for _ in range(repeat + 2):
+        start = time.perf_counter()
+        f()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[2:]))
+
+
+def products(net, device):
+    """FLOP of a training step's matrix products, and a function that does just those products."""
+    shapes = [m.weight.shape for m in net.net.modules() if isinstance(m, torch.nn.Linear)]
+    data = [
+        [torch.randn(*s, device=device) for s in ((BATCH, i), (o, i), (BATCH, o))]
+        for o, i in shapes
+    ]
+
+    def run():
+        for x, w, g in data:
+            x @ w.T, g @ w, g.T @ x  # forward, gradient of the input, gradient of the weight
+
+    return sum(6 * BATCH * o * i for o, i in shapes), run
+
+
+def step_table(device, repeat):
+    print(f"\n1. a training step; latents {H1} -> {H2}, batch {BATCH}, 10 layers")
+    print(f"{'width':>8}{'steps/s':>10}{'outside':>10}{'GFLOP/s':>10}{'matmul':>10}{'share':>8}")
+    for width in (256, 512, 1024, 2048):
+        args = arguments(width, device)
+        with tempfile.TemporaryDirectory() as folder:
+            latents = synthetic(20_000, folder)
+            side = train.Side("text->image", latents, args, device)
+            batch = train.draw_batch(latents, "text->image", 0, args)
+            draw = lambda: train.draw_batch(latents, "text->image", 1, args)
+            step = lambda: train.train_step(side, batch, 0, args, device)
+            flop, matmuls = products(side.net, device)
+            n = max(3, repeat * 256 // width)
+            rounds = [
+                [clock(f, device, n // 3 + 1) for f in (draw, step, matmuls)] for _ in range(3)
+            ]
+        t_draw, t_step, t_matmul = np.median(rounds, 0)
+        cells = f"{1 / (t_draw + t_step):>10.2f}{t_draw / (t_draw + t_step):>10.1%}"
+        cells += f"{flop / t_step / 1e9:>10.0f}{flop / t_matmul / 1e9:>10.0f}"
+        print(f"{width:>8}{cells}{t_matmul / t_step:>8.0%}", flush=True)
+
+
+def sampling_table(device, width=1024):
+    print(f"\n2. milliseconds a sampled vector, width {width}, batch {BATCH}")
+    print(f"{'DDIM steps':>12}{'omega 0':>10}{'omega 5':>10}")
+    net = Translator(H1, H2, width).eval().to(device)
+    c = torch.randn(BATCH, H1, device=device)
+    for steps in (1, 5, 20):
+        ms = [
+            clock(lambda s=steps, w=omega: net.sample(c, steps=s, omega=w), device, 3) / BATCH * 1e3
+            for omega in (0.0, 5.0)
+        ]
+        print(f"{steps:>12}{ms[0]:>10.3f}{ms[1]:>10.3f}", flush=True)
+
+
+def scale_row(n, device):
+    """One process per size, so that its peak memory is its own."""
+    args = arguments(256, device)
+    with tempfile.TemporaryDirectory() as folder:
+        latents = synthetic(n, folder)
+        start = time.perf_counter()
+        side = train.Side("text->image", latents, args, device)
+        fit = time.perf_counter() - start
+        start = time.perf_counter()
+        for step in range(30):
+            batch = train.draw_batch(latents, "text->image", step, args)
+            train.train_step(side, batch, step, args, device)
+        train_ms = (time.perf_counter() - start) / 30 / BATCH * 1e3
+        with open("/proc/self/status") as f:
+            own = next(int(x.split()[1]) for x in f if x.startswith("RssAnon")) / 2**20
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(
+            f"{n:>10}{fit / n * 1e6:>12.2f}{train_ms:>12.3f}{own:>12.2f}{peak:>12.2f}", flush=True
+        )
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[1])
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--repeat", type=int, default=12)
+    p.add_argument("--scale-row", type=int, help=argparse.SUPPRESS)
+    a = p.parse_args()
+    device = torch.device(a.device)
+    if a.scale_row:
+        return scale_row(a.scale_row, device)
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
+    step_table(device, a.repeat)
+    sampling_table(device)
+    print("\n3. cached pairs (width 256): microseconds a pair to fit, milliseconds a trained pair,")
+    print("   GiB of the process's own memory, and at its peak with the file pages it had mapped")
+    print(f"{'pairs':>10}{'fit us':>12}{'train ms':>12}{'own GiB':>12}{'peak GiB':>12}", flush=True)
+    for n in (10**4, 10**5, 10**6):
+        subprocess.run([sys.executable, __file__, "--scale-row", str(n), "--device", a.device])
+
+
+if __name__ == "__main__":
+    main()
