@@ -41,7 +41,7 @@ from tqdm import tqdm
 import data
 import encoders
 import metrics
-import train  # a circle, for train.main ends in a first look: neither file uses the other on import
+import train  # a circle, for train.main ends with us: neither uses the other while imported
 from ddim_translator import EpsTheta, Translator
 from encoders import DIRECTIONS
 
@@ -440,7 +440,8 @@ def curves(bench):
             y = [metrics.cosine(run.translate(direction, c, **{name: v}), z) for v in values]
             ax.plot(values, y, "o-", ms=3)
     axes[0].axvline(1, color="grey", lw=0.8, ls=":", label="gamma = 1 (MT)")
-    axes[0].set(xscale="symlog", xlabel="gamma (dots: auto)", ylabel="cosine, validation")
+    axes[0].set(xscale="symlog", xlim=(0, None), xlabel="gamma (dots: auto)")
+    axes[0].set(ylabel="cosine, validation")
     axes[0].legend(frameon=False, fontsize=8)
     axes[1].set(xlabel=f"omega (this run: {a.omega:g}; MT: 5)")
     axes[2].set(xscale="log", xlabel=f"DDIM steps (this run: {a.ddim_steps})")
@@ -512,15 +513,15 @@ def retrieval(bench, queries=8, k=5):
     methods |= {name: base[name] for name in ("ridge", "identity") if name in base}
     pool, k = fn.normalize(exam.z[exam.pool]), min(k, len(exam.pool))
     tops = [(fn.normalize(f(exam.c[asked])) @ pool.T).topk(k).indices for f in methods.values()]
-    titles = [name if n == 0 else "" for name in methods for n in range(k)]
-    fig, axes = grid(len(asked), 1 + len(titles), 0.8)
+    fig, axes = grid(len(asked), 1 + k * len(methods), 0.8)
     for line, query, found in zip(axes, asked, torch.cat(tops, 1).tolist(), strict=True):
         write(line[0], bench.test.captions[int(exam.queries[query])])
-        for ax, place, title in zip(line[1:], found, titles, strict=True):
+        for ax, place in zip(line[1:], found, strict=True):
             image = bench.test.images[int(exam.gallery[exam.pool[place]])]
-            right = "limegreen" if place in exam.right[query] else "lightgrey"
-            show(ax, image, title if line is axes[0] else "", right)
-    fig.suptitle(f"caption -> top {k} of {len(exam.pool)} held-out images", fontsize=9)
+            show(ax, image, colour="limegreen" if place in exam.right[query] else "lightgrey")
+    for ax, name in zip(axes[0, 1::k], methods, strict=True):
+        ax.set_title(name, fontsize=8, loc="left")
+    axes[0, 0].set_title(f"top {k} of {len(exam.pool)}", fontsize=8)
     bench.figure(fig, bench.label("retrieval"))
 
 

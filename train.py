@@ -60,8 +60,8 @@ def parse(argv=None):
     a("--dataset", default="glyphs", help=f"{', '.join(data.NAMES)} (default glyphs)")
     a("--data-dir", help="folder of the data set; nothing is downloaded into it")
     a("--image-latents", help="latents: .npy or .npz, (N, h) image latents")
-    a("--text-latents", help="latents: .npy or .npz, (N, h) text latents, row by row their partners")
-    a("--groups", help="latents: .npy, (N,) ids; rows of one id are all right answers to each other")
+    a("--text-latents", help="latents: .npy or .npz, (N, h) text latents, row by row the partners")
+    a("--groups", help="latents: .npy, (N,) ids; rows of one id are right answers to each other")
     a("--celeba-train", action="store_true", help="celeba: train on it; the paper only tests on it")
     a("--bare", type=float, default=0.05, help="glyphs: share of bare names asked in text->image")
     a = p.add_argument_group("frozen encoders").add_argument
@@ -148,7 +148,7 @@ def positive(flag, value):
 
 
 def start_processes(device):
-    """-> (rank, world, device). Under torchrun the processes form a group: nccl on GPUs, gloo on CPUs."""
+    """-> (rank, world, device). Under torchrun they form a group: nccl on GPUs, gloo on CPUs."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -172,7 +172,7 @@ def choose_amp(amp, device):
 
 
 def average_gradients(parameters, world):
-    """Data parallelism, written out: every process has the gradient of its own slice; all take the mean."""
+    """Data parallelism written out: each process has the gradient of its slice; take the mean."""
     grads = [p.grad for p in parameters]
     flat = torch.cat([g.flatten() for g in grads])  # one message instead of one per tensor
     dist.all_reduce(flat)
@@ -185,7 +185,7 @@ def average_gradients(parameters, world):
 
 
 class Side:
-    """One direction in training: the translator, its moving average, its optimiser and its loss scaler."""
+    """One direction in training: the translator, its moving average, optimiser and loss scaler."""
 
     def __init__(self, direction, latents, args, device):
         self.direction = direction
@@ -211,7 +211,7 @@ class Side:
 
 
 def draw_rows(full, bare, B, share, generator):
-    """Row numbers of `pairs`, (B,): uniform over full captions, with a `share` of bare names if any."""
+    """Row numbers of `pairs`, (B,): uniform over full captions, with a `share` of bare names."""
     rows = full[torch.randint(len(full), (B,), generator=generator).numpy()]
     if share == 0 or len(bare) == 0:
         return rows
@@ -220,7 +220,7 @@ def draw_rows(full, bare, B, share, generator):
 
 
 def draw_batch(latents, direction, step, args, mine=slice(None)):
-    """(c, z, Noise) of one step, on the CPU: a function of (seed, step, direction), sliced to `mine`."""
+    """(c, z, Noise) of one step, on the CPU: a function of seed, step, direction; cut to `mine`."""
     seed = (args.seed * 2 + DIRECTIONS.index(direction)) * 1_000_000_007 + step
     g = torch.Generator().manual_seed(seed)
     # a bare name is a fair question and a poor answer: it is never the target of image->text
@@ -237,7 +237,7 @@ def lr_at(step, args):
 
 
 def train_step(side, batch, step, args, device, world=1):
-    """Forward, backward, update. Adds loss, L_recon, L_ddim and the gradient's norm to side.sums."""
+    """Forward, backward, update. Adds the losses and the gradient's norm to side.sums."""
     c, z, noise = batch
     c, z, noise = c.to(device), z.to(device), Noise(*(x.to(device) for x in noise))
     gamma = 1.0 if args.gamma == "auto" else args.gamma  # the paper's, until it can be measured
@@ -262,13 +262,13 @@ def train_step(side, batch, step, args, device, world=1):
 
 
 def save(path, checkpoint):
-    """Write beside, then rename: a kill leaves the old checkpoint or the new one, never half of one."""
+    """Write beside, then rename: a kill leaves the old checkpoint or the new one, no half."""
     torch.save(checkpoint, path + ".tmp")
     os.replace(path + ".tmp", path)
 
 
 def load(path):
-    """A checkpoint as tensors, dicts, numbers and strings; what would need unpickling is refused."""
+    """A checkpoint as tensors, dicts, numbers and strings; pickled objects are refused."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -286,7 +286,7 @@ def check_resumable(path, checkpoint, args):
 
 
 def start_log(path, step):
-    """A fresh log.csv, or on resume the old one without the rows after the checkpoint: they come again."""
+    """A fresh log.csv; on resume the old one up to the checkpoint: the rest comes again."""
     rows = []
     if step:
         with open(path) as f:
@@ -296,7 +296,7 @@ def start_log(path, step):
 
 
 def write_log(path, done, count, sides, lr, seconds):
-    """One row a direction: means over the `count` steps since the last row. Stops on NaN and Inf."""
+    """One row a direction: means over the `count` steps since the last row. Stops on NaN or Inf."""
     with open(path, "a") as f:
         for side in sides:
             means = (side.sums / count).tolist()

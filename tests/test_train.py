@@ -236,7 +236,7 @@ def test_resume_refuses_other_settings(flags, tmp_path):
         ("--steps 0", "--steps 0"),
         ("--lr -1", "--lr -1"),
         ("--layers 1", "--layers"),
-        ("--T 10", "T = 10"),
+        ("--T 8", "T = 8"),
         ("--device gpu", "--device gpu"),
         ("--dataset cocoo", "no data set 'cocoo'; there are glyphs"),
         ("--dataset coco", "annotations"),

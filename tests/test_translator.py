@@ -85,23 +85,23 @@ def impulses(tr, c, steps, eta):
 
 
 def test_schedule_is_the_cumulative_product():
-    """Otherwise alpha is not DDPM's alpha-bar: 4.04e-5 at T = 1000, and noise at T for every T."""
+    """Otherwise alpha is no cumulative product: 3.25e-4 at T = 1000, and noise at T for every T."""
     alpha = make_alpha(1000)
     assert alpha.shape == (1001,) and alpha[0] == 1
     running = 1.0
     for t in range(1, 1001):
-        running *= 1 - (1e-4 + (0.02 - 1e-4) * (t - 1) / 999)
+        running *= 1 - 0.008
         if t in (1, 2, 500, 1000):
             assert alpha[t].item() == pytest.approx(running, rel=1e-12)
-    assert alpha[-1].item() == pytest.approx(4.0358e-5, rel=1e-4)
+    assert alpha[-1].item() == pytest.approx(3.249e-4, rel=1e-3)
     for T in (50, 250):
-        assert make_alpha(T)[-1] < 1e-4 and (make_alpha(T).diff() < 0).all()
+        assert 1e-5 < make_alpha(T)[-1] < 4e-4 and (make_alpha(T).diff() < 0).all()
 
 
 def test_schedule_refuses_too_few_steps():
-    """Otherwise beta would exceed 1 and alpha turn negative."""
-    with pytest.raises(ValueError, match="T = 20"):
-        make_alpha(20)
+    """Otherwise beta would reach 1 and alpha 0, or turn negative."""
+    with pytest.raises(ValueError, match="T = 8"):
+        make_alpha(8)
 
 
 def test_noising_keeps_unit_variance():
@@ -124,8 +124,8 @@ def test_ddim_reproduces_a_gaussian(eta, predict):
     errors = []
     for steps in (25, 50, 100):
         mean, cov = impulses(tr, c, steps, eta)
-        # sqrt(alpha_T) of the mean is missing from a start at N(0, I): 0.6 %
-        torch.testing.assert_close(mean, (c @ MAP + SHIFT)[0], rtol=0.02, atol=0.02)
+        # sqrt(alpha_T) of the mean is missing from a start at N(0, I): 1.8 %
+        torch.testing.assert_close(mean, (c @ MAP + SHIFT)[0], rtol=0.02, atol=0.03)
         errors.append((cov - torch.diag(VAR)).norm() / VAR.norm())
     assert errors[2] < 0.1, errors
     assert errors[2] < 0.65 * errors[1] and errors[1] < 0.7 * errors[0], errors

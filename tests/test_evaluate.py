@@ -1,0 +1,697 @@
+"""metrics.py and evaluate.py: every number of the tables, from hand-solved cases to whole runs."""
+
+import itertools
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn import metrics as sk
+from sklearn.metrics.pairwise import cosine_similarity
+
+import data
+import evaluate
+import metrics
+import train
+from ddim_translator import Translator, gamma_star
+from encoders import DIRECTIONS, Latents
+from evaluate import EvaluateError, Exam
+
+KEYS = "task direction method cosine centred_cosine unrelated_cosine r1 r5 r10 pool seed".split()
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---------------------------------------------------------------------------------------------
+# metrics.py
+
+
+def test_metrics_by_hand():
+    """The case that metrics.py solves on paper does not come out: a definition has changed."""
+    z_hat, z = [[1.0, 0], [1, 1]], [[1.0, 0], [0, 2]]
+    assert metrics.cosine(z_hat, z) == pytest.approx((1 + 0.5**0.5) / 2)
+    assert metrics.unrelated_cosine(z_hat, z, [0, 1]) == pytest.approx((0 + 0.5**0.5) / 2)
+    rank = metrics.ranks(z_hat, z, [[0], [1]])
+    assert rank.tolist() == [1, 2]
+    assert [metrics.recall_at_k(rank, k) for k in (1, 2)] == [0.5, 1.0]
+    # about the mean (1, 1): z_hat (0, -1), (1, 0) against z (0, -1), (0, 1): cosines 1 and 0
+    centred = metrics.centred_cosine([[1.0, 0], [2, 1]], [[1.0, 0], [1, 2]], torch.ones(2))
+    assert centred == pytest.approx(0.5)
+
+
+def test_metrics_agree_with_scikit_learn():
+    """A metric that scikit-learn has gives another number."""
+    z_hat, z, gallery = normal(40, 7), normal(40, 7, seed=1), normal(23, 7, seed=2)
+    S = cosine_similarity(z_hat, gallery)
+    assert metrics.cosine(z_hat, z) == pytest.approx(np.diag(cosine_similarity(z_hat, z)).mean())
+    answer = np.arange(40) % 23
+    rank = metrics.ranks(z_hat, gallery, [[i] for i in answer], chunk=16)
+    for k in (1, 5, 10, 22):
+        expected = sk.top_k_accuracy_score(answer, S, k=k, labels=np.arange(23))
+        assert metrics.recall_at_k(rank, k) == pytest.approx(expected)
+    predicted = S.argmax(1)
+    assert metrics.accuracy(predicted, answer) == pytest.approx(
+        sk.accuracy_score(answer, predicted)
+    )
+
+
+def test_ties_count_against_the_query():
+    """A constant, or a model whose answers collapsed to zero, is credited with finding things."""
+    twins = normal(1, 5).expand(30, 5)
+    rank = metrics.ranks(normal(8, 5, seed=1), twins, [[n] for n in range(8)])
+    assert rank.tolist() == [30] * 8
+    collapsed = metrics.ranks(torch.zeros(8, 5), normal(30, 5), [[n] for n in range(8)])
+    assert [metrics.recall_at_k(r, 10) for r in (rank, collapsed)] == [0, 0]
+
+
+def test_the_best_of_several_positives_counts():
+    """Right answers compete with each other, or only the first of them is looked at."""
+    gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
+    rank = metrics.ranks([[1.0, 0.0]] * 3, gallery, [[2, 1], [3, 0, 1], [1, 2, 3]])
+    assert rank.tolist() == [2, 1, 2]
+
+
+def test_unrelated_is_always_of_another_group():
+    """ "Unrelated" targets include right answers, or some other groups are never drawn."""
+    group = torch.tensor([4, 0, 4, 2, 0, 4, 9, 4])
+    z = torch.eye(10)[group]  # two targets have cosine 1 in one group, else 0
+    drawn = []
+    for seed in range(200):
+        assert metrics.unrelated_cosine(z, z, group, seed) == 0
+        drawn.append(metrics.unrelated_cosine(torch.eye(10)[[9] * 8], z, group, seed))
+    assert 0 < np.mean(drawn) < 0.5  # the lone row of group 9 is drawn sometimes
+    for seed in range(20):  # two rows: each has the other one, whatever the seed
+        assert metrics.unrelated_cosine(torch.eye(2), torch.eye(2), [0, 1], seed) == 0
+
+
+def test_the_mean_scores_zero_when_centred():
+    """The centred cosine rewards the constant that it is there to expose."""
+    z = normal(50, 6) + 3
+    mean = z.mean(0)
+    constant = mean.expand(50, -1)
+    assert metrics.centred_cosine(constant, z, mean) == 0
+    assert metrics.cosine(constant, z) > 0.9
+
+
+NAN = torch.tensor([[1.0, float("nan")]])
+ONES = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: metrics.cosine(NAN, torch.ones(1, 2)),
+        lambda: metrics.cosine(torch.ones(1, 2), NAN / 0),
+        lambda: metrics.cosine(ONES, torch.ones(1, 3)),  # would broadcast
+        lambda: metrics.cosine(torch.ones(3), torch.ones(3)),
+        lambda: metrics.cosine(torch.ones(0, 3), torch.ones(0, 3)),
+        lambda: metrics.centred_cosine(ONES, ONES, torch.ones(1)),  # would broadcast
+        lambda: metrics.centred_cosine(ONES, ONES, NAN[0]),
+        lambda: metrics.unrelated_cosine(ONES, ONES, [0]),
+        lambda: metrics.unrelated_cosine(ONES, ONES, [5, 5]),
+        lambda: metrics.ranks(ONES, torch.ones(4, 2), [[0], [1]]),
+        lambda: metrics.ranks(ONES, torch.ones(4, 3), [[0]]),
+        lambda: metrics.ranks(ONES, torch.ones(4, 3), [[0], []]),
+        lambda: metrics.accuracy([0, 1], [[0], [1]]),  # would broadcast
+    ],
+)
+def test_bad_input_raises_value_error(call):
+    """NaN, or a shape that torch would silently broadcast, becomes a number in a table."""
+    with pytest.raises(ValueError):
+        call()
+
+
+def test_gamma_star_is_the_best_gamma():
+    """The closed form is not the maximum that a search finds, or it adds an F that is no help."""
+    draw = np.random.default_rng(0)
+    unit = lambda x: x / np.linalg.norm(x)
+    tensor = lambda *x: [torch.tensor(v[None], dtype=torch.float32) for v in x]
+    helped = 0
+    for _ in range(300):
+        cM, F, z = draw.normal(size=7) * draw.uniform(0.2, 5), unit(draw.normal(size=7)), None
+        z = draw.normal(size=7) + unit(cM) + F
+        if min(cM @ z, F @ z) <= 0:
+            continue  # a term that points away from z is no translation
+        grid = np.append(np.geomspace(1e-3, 1e5, 4000), 0)
+        cosines = (cM + grid[:, None] * F) @ z
+        cosines /= np.linalg.norm(cM + grid[:, None] * F, axis=1) * np.linalg.norm(z)
+        gamma = gamma_star(*tensor(cM, F, z))
+        at_gamma = unit(cM + gamma * F) @ unit(z)
+        if (unit(cM) @ unit(z)) > (F @ unit(z)) * (unit(cM) @ F) + 2e-3:  # else all of it is F
+            assert at_gamma == pytest.approx(cosines.max(), abs=1e-3)
+        if cosines.argmax() == len(grid) - 1:
+            assert gamma == 0
+        helped += gamma > 0
+    assert 100 < helped < 300
+
+
+# ---------------------------------------------------------------------------------------------
+# Exam: which latents are asked, and which are right
+
+
+@pytest.fixture
+def latents():
+    """Four images (3 wide) with two captions each (5 wide); one image and caption in no pair."""
+    pairs = np.array([(j // 2, j) for j in (5, 0, 7, 2, 1, 6, 3, 4)])
+    z = normal(5, 3).numpy(), normal(9, 5, seed=1).numpy()
+    return Latents(*z, pairs, np.arange(8), np.zeros(0, int))
+
+
+SIZES = {"text->image": (8, 4, 5, 3), "image->text": (4, 8, 3, 5)}  # Q, G, h1, h2
+
+
+def perfect(exam, which=0):
+    """(Q, h2): for each query the true latent of its first (or last, which=-1) item."""
+    q, g = torch.from_numpy(exam.q), torch.from_numpy(exam.g)
+    return torch.stack([exam.z[g[q == n][which]] for n in range(len(exam.queries))])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_exam_asks_the_right_questions(latents, direction):
+    """Images and captions are swapped, or pairs are matched to the wrong latents."""
+    Q, G, h1, h2 = SIZES[direction]
+    exam = Exam(latents, direction, latents.full, 100, 100)
+    assert exam.queries.tolist() == list(range(Q)) and exam.gallery.tolist() == list(range(G))
+    source, target = (latents.image, latents.text)[:: 1 if direction == "image->text" else -1]
+    assert exam.c.shape == (Q, h1) and torch.equal(exam.c, torch.from_numpy(source[:Q]))
+    assert exam.z.shape == (G, h2) and torch.equal(exam.z, torch.from_numpy(target[:G]))
+    found = zip(exam.queries[exam.q], exam.gallery[exam.g], strict=True)
+    order = 1 if direction == "image->text" else -1
+    assert sorted(found) == sorted(tuple(pair[::order]) for pair in latents.pairs)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_exam_scores_perfect_and_wrong_answers(latents, direction):
+    """The truth is not given full marks, or answers to other questions are."""
+    exam = Exam(latents, direction, latents.full, 100, 100)
+    score = exam.score(perfect(exam), torch.zeros(SIZES[direction][3]))
+    assert score["r1"] == score["r5"] == 1 and score["pool"] == len(exam.gallery)
+    if direction == "text->image":  # one right answer each, so the truth is the whole truth
+        assert score["cosine"] == pytest.approx(1)
+        assert score["centred_cosine"] == pytest.approx(1)
+        assert score["unrelated_cosine"] < 0.9
+    wrong = perfect(exam).roll(2, 0)  # past both captions of an image
+    assert exam.score(wrong, torch.zeros(SIZES[direction][3]))["r1"] == 0
+    other = Exam(latents, DIRECTIONS[direction == DIRECTIONS[0]], latents.full, 100, 100)
+    with pytest.raises((ValueError, IndexError)):
+        exam.score(perfect(other), torch.zeros(SIZES[direction][3]))
+
+
+def test_every_caption_of_an_image_is_right(latents):
+    """Only one of an image's captions counts, so the same translation is right or wrong by luck."""
+    exam = Exam(latents, "image->text", latents.full, 100, 100)
+    assert {n: sorted(r) for n, r in exam.right.items()} == {
+        n: [2 * n, 2 * n + 1] for n in range(4)
+    }
+    for which in (0, -1):
+        assert exam.score(perfect(exam, which), torch.zeros(5))["r1"] == 1
+
+
+def test_a_small_pool_restricts_the_right_answers(latents):
+    """R@k counts items outside its gallery, or queries whose answer is not there."""
+    exam = Exam(latents, "text->image", latents.full, 100, 2)
+    inside = {int(exam.gallery[place]) for place in exam.pool}
+    assert len(inside) == 2 and exam.pool.tolist() == sorted(exam.pool)
+    assert {int(exam.queries[n]) // 2 for n in exam.right} == inside and len(exam.right) == 4
+    for n, places in exam.right.items():
+        assert [exam.gallery[exam.pool[place]] for place in places] == [exam.queries[n] // 2]
+    score = exam.score(perfect(exam), torch.zeros(3))
+    assert (score["r1"], score["pool"]) == (1, 2)
+
+
+def test_limit_hides_pairs_but_not_right_answers():
+    """Where pairs are sampled, an item whose pair was not drawn is counted as a wrong answer."""
+    pairs = np.array([(i, j) for i in range(6) for j in range(6) if i // 3 == j // 3])
+    z = normal(6, 3).numpy(), normal(6, 4).numpy()
+    latents = Latents(*z, pairs, np.arange(18), np.zeros(0, int))
+    exam = Exam(latents, "image->text", latents.full, 7, 100)
+    assert len(exam.q) == 7
+    for n, query in enumerate(exam.queries):
+        mates = [k for k, item in enumerate(exam.gallery) if item // 3 == query // 3]
+        assert sorted(exam.right[n]) == mates
+    assert sum(map(len, exam.right.values())) > 7  # so some of them were not drawn
+    assert (exam.group == exam.group[0]).tolist() == (
+        exam.queries[exam.q] // 3 == exam.queries[exam.q[0]] // 3
+    ).tolist()
+
+
+# ---------------------------------------------------------------------------------------------
+# The baselines
+
+
+def test_ridge_is_the_closed_form_at_the_best_lambda():
+    """Ridge lacks its bias, is solved wrongly, or takes lambda from anywhere but validation."""
+    c, c_val, c_new = normal(20, 8), normal(40, 8, seed=1), normal(9, 8, seed=2)
+    A, bias = normal(8, 3, seed=3), torch.tensor([5.0, -3.0, 1.0])
+    z = c @ A + bias + 4 * normal(20, 3, seed=4)
+    chosen = []
+    for validation in ((c, z), (c_val, c_val @ A + bias)):
+        fits = []
+        for lam in 10.0 ** np.arange(-2, 4):
+            x, y = (c - c.mean(0)).double(), (z - z.mean(0)).double()
+            W = torch.linalg.solve(x.T @ x + lam * torch.eye(8), x.T @ y).float()
+            fits.append(lambda c, W=W: (c - x_mean) @ W + z.mean(0))
+        x_mean = c.mean(0)
+        scores = [metrics.cosine(f(validation[0]), validation[1]) for f in fits]
+        chosen.append(int(np.argmax(scores)))
+        answer = evaluate.ridge(c, z, *validation)
+        torch.testing.assert_close(answer(c_new), fits[chosen[-1]](c_new), atol=1e-4, rtol=1e-4)
+    assert chosen[0] != chosen[1]
+
+
+def test_knn_is_the_loop():
+    """Neighbours are not the nearest by cosine, or their weights are not softmax(cosine / tau)."""
+    c, z, asked = normal(25, 6), normal(25, 4, seed=1), normal(7, 6, seed=2)
+    for row, out in zip(asked.numpy(), evaluate.knn(c, z)(asked).numpy(), strict=True):
+        cosines = [row @ x / np.linalg.norm(row) / np.linalg.norm(x) for x in c.numpy()]
+        best = sorted(range(25), key=lambda n: -cosines[n])[:10]
+        weights = np.exp([cosines[n] / 0.05 for n in best])
+        np.testing.assert_allclose(out, weights / weights.sum() @ z.numpy()[best], atol=1e-4)
+    assert evaluate.knn(c[:3], z[:3])(asked).shape == (7, 4)  # fewer than k to choose from
+
+
+def test_noise_keeps_a_third_of_the_cosine():
+    """The Lafite row is not 1/4 signal and 3/4 noise: its cosine is 0.25 / sqrt(0.625) of c's."""
+    z = normal(2000, 512)
+    c = 3 * z + 3 * normal(2000, 512, seed=1)
+    cosines = lambda x: torch.cosine_similarity(x, z)
+    gap = cosines(evaluate.noise(c, 5)) - 0.3162 * cosines(c)
+    assert abs(gap.mean()) < 5 * gap.std() / 2000**0.5
+    assert not torch.equal(evaluate.noise(c, 5), evaluate.noise(c, 6))
+
+
+def paired(c, z):
+    """Latents whose image i and text i are a pair."""
+    rows = np.arange(len(c))
+    return Latents(c.numpy(), z.numpy(), np.stack([rows, rows], 1), rows, np.zeros(0, int))
+
+
+@pytest.mark.parametrize("h1, h2", [(6, 6), (6, 4)])
+def test_identity_only_where_widths_agree(h1, h2):
+    """A row compares vectors of two widths, or CLIP's own cosine is missing."""
+    latents = paired(normal(40, h1), normal(40, h2, seed=1))
+    run = SimpleNamespace(
+        dims={"image->text": (h1, h2)}, translate=lambda d, c, s: normal(len(c), h2)
+    )
+    base = evaluate.Baselines(run, "image->text", latents, latents, trained=False)
+    exam = Exam(latents, "image->text", latents.full, 30, 10)
+    table = evaluate.table_of(run, exam, "image->text", base, [0, 1])
+    always = {"ours", "mean", "ridge"}
+    assert set(table) == always | ({"identity", "noise"} if h1 == h2 else set())
+    assert len(table["ours"]) == 2 and len(table["ridge"]) == 1
+    assert torch.allclose(base.mean, torch.from_numpy(latents.text).mean(0), atol=1e-6)
+    if h1 == h2:
+        assert torch.equal(table["identity"][0], exam.c) and len(table["noise"]) == 2
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """toy(steps) -> (run, Latents) of a linear relation with a bias, 6 -> 4 numbers."""
+    c = normal(3000, 6)
+    latents = paired(c, c @ normal(6, 4, seed=1) + 2)
+
+    def make(steps, lr=3e-3):
+        flags = f"--dataset latents --steps {steps} --width 32 --layers 3 --batch 64 --ema 0.98"
+        args = train.parse([*flags.split(), "--lr", str(lr)])
+        twin = Translator(6, 4, args.width, args.layers)
+        twin.fit(latents.chunks("image->text"))
+        run = SimpleNamespace(args=args, folder=str(tmp_path), device=torch.device("cpu"))
+        run.dims, run.translators = {"image->text": (6, 4)}, {"image->text": twin}
+        return run, latents
+
+    return make
+
+
+def test_mlp_learns_a_linear_map(toy):
+    """The baseline that we claim to beat was never given a chance."""
+    run, latents = toy(300)
+    answer = evaluate.mlp(run, latents, "image->text")
+    c = normal(200, 6, seed=9)
+    assert metrics.cosine(answer(c), c @ normal(6, 4, seed=1) + 2) > 0.95
+    z = latents.text.mean(0)  # in raw units, and about the right mean
+    assert torch.allclose(answer(c).mean(0), torch.from_numpy(z), atol=0.5)
+
+
+def test_mlp_is_trained_again_only_when_it_must(toy, monkeypatch):
+    """An old baseline is compared with a new run, or every call trains for minutes."""
+    run, latents = toy(3)
+    steps, real = [], train.draw_batch
+    spy = lambda latents, d, step, a: steps.append(step) or real(latents, d, step, a)
+    monkeypatch.setattr(train, "draw_batch", spy)
+    torch.manual_seed(123)
+    first = evaluate.mlp(run, latents, "image->text")(normal(5, 6))
+    again = evaluate.mlp(run, latents, "image->text")(normal(5, 6))
+    assert steps == [0, 1, 2] and torch.equal(first, again)
+    other, _ = toy(3, lr=1e-2)
+    assert not torch.equal(evaluate.mlp(other, latents, "image->text")(normal(5, 6)), first)
+    assert len(steps) == 6
+    other.translators["image->text"].z_mean += 1  # new vectors in files of the same names
+    evaluate.mlp(other, latents, "image->text")
+    assert len(steps) == 9
+    torch.manual_seed(456)  # what was drawn before must not matter
+    assert torch.equal(evaluate.mlp(run, latents, "image->text")(normal(5, 6)), first)
+
+
+# ---------------------------------------------------------------------------------------------
+# A whole run on latents: text 7 wide, image 11 wide, 600 pairs
+
+TINY = "--steps 30 --width 32 --layers 3 --batch 64 --lr 1e-3 --ema 0.9 --K 2 --ddim-steps 3"
+
+
+def write_latents(folder, h_image=11, h_text=7):
+    folder.mkdir()
+    u = normal(600, 5)
+    np.save(folder / "A.npy", torch.tanh(u @ normal(5, h_image, seed=1)).numpy())
+    np.save(folder / "B.npy", (torch.sin(u @ normal(5, h_text, seed=2)) + 1).numpy())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(folder of a run that train.py left, the batches that its first steps saw)."""
+    top = tmp_path_factory.mktemp("latents")
+    write_latents(top / "data")
+    where = ["--data-dir", top / "data", "--out", top / "run", "--cache-dir", top / "cache"]
+    files = "--dataset latents --image-latents A.npy --text-latents B.npy --device cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        batches = spy_on_batches(patch)
+        train.main([*files.split(), *TINY.split(), *map(str, where)])
+    return str(top / "run"), batches
+
+
+def spy_on_batches(patch):
+    seen, real = {}, train.draw_batch
+
+    def spy(latents, direction, step, *rest):
+        seen[direction, step] = batch = real(latents, direction, step, *rest)
+        return batch
+
+    patch.setattr(train, "draw_batch", spy)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained):
+    evaluate.main([trained[0]])
+    return trained[0]
+
+
+@pytest.fixture
+def copy(evaluated, tmp_path):
+    """A copy of the evaluated run, to break."""
+    return shutil.copytree(evaluated, tmp_path / "run")
+
+
+def table(folder):
+    with open(os.path.join(folder, "translation.json")) as f:
+        return json.load(f)["rows"]
+
+
+def check(rows, methods, seeded):
+    """Every row is complete and in range, and there are exactly these methods and seeds."""
+    for row in rows:
+        assert sorted(row) == sorted(KEYS)
+        cosines = [row[k] for k in ("cosine", "centred_cosine", "unrelated_cosine")]
+        assert all(-1 <= x <= 1 for x in cosines)
+        assert 0 <= row["r1"] <= row["r5"] <= row["r10"] <= 1 and row["pool"] >= 1
+    for direction in DIRECTIONS:
+        found = [(r["method"], r["seed"]) for r in rows if r["direction"] == direction]
+        expected = [(m, s) for m in methods for s in (range(3) if m in seeded else [0])]
+        assert sorted(found) == sorted(expected)
+
+
+def test_train_ends_with_a_first_look(trained):
+    """train.py leaves no table, or trains baselines that nobody asked for."""
+    first = [r for r in table(trained[0]) if r["task"] == "similarity"]
+    check(
+        [r for r in first if r["method"] not in ("knn", "mlp")], ["ours", "mean", "ridge"], ["ours"]
+    )
+
+
+def test_every_method_and_direction_has_its_rows(evaluated):
+    """A row of the tables is missing, lacks a number, or holds one that cannot be."""
+    rows = {task: [r for r in table(evaluated) if r["task"] == task] for task in evaluate.TASKS}
+    check(rows.pop("similarity"), ["ours", "mean", "ridge", "knn", "mlp"], ["ours"])
+    both = ["ddim only", "both, gamma 1", "both"]
+    check(rows.pop("ablation"), ["projection only", *both], both)
+    assert not any(rows.values())
+    _, latents = evaluate.Run(evaluated, torch.device("cpu")).latents("test")
+    assert {r["pool"] for r in table(evaluated)} == {len(latents.image)}
+    mean = [r for r in table(evaluated) if r["method"] == "mean"]
+    assert all(r["centred_cosine"] == 0 and r["r1"] <= 0.05 for r in mean)
+    not_blank(os.path.join(evaluated, "curves.png"))
+
+
+def test_the_mlp_sees_the_batches_of_the_run(trained, monkeypatch):
+    """Ours and the baseline are compared after different data."""
+    folder, ours = trained
+    run = evaluate.Run(folder, torch.device("cpu"))
+    monkeypatch.setattr(train, "save", lambda *a: None)
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    seen = spy_on_batches(monkeypatch)
+    for direction in DIRECTIONS:
+        evaluate.mlp(run, run.latents("train")[1], direction)
+    assert seen.keys() == ours.keys() and len(seen) == 60
+    for key, (c, z, _) in seen.items():
+        assert torch.equal(c, ours[key][0]) and torch.equal(z, ours[key][1])
+
+
+def test_a_run_answers_with_the_averaged_weights(trained):
+    """evaluate.py rebuilds another network than the one that train.py measured gamma with."""
+    folder, _ = trained
+    run, saved = evaluate.Run(folder, torch.device("cpu")), train.load(folder + "/model.pt")
+    for d in DIRECTIONS:
+        for name, value in run.translators[d].state_dict().items():
+            assert torch.equal(value, saved["sides"][d]["ema"]["module." + name])
+        c = run.latents("test")[1].of(d, np.arange(5))[0]
+        cM, F = run.parts(d, c, 1)
+        expected = (cM + run.gamma[d] * F) / run.translators[d].z_scale
+        assert torch.equal(run.translate(d, c, 1), expected)
+        assert not torch.equal(run.translate(d, c, 1), run.translate(d, c, 2)) or run.gamma[d] == 0
+
+
+def test_another_task_keeps_the_other_rows(copy):
+    """Evaluating one task loses the rows of others, or keeps its own old ones beside the new."""
+    rows = table(copy)
+    for row in rows:
+        row["cosine"] = {"similarity": 77, "ablation": 99}[row["task"]]
+    evaluate.write_json(str(copy / "translation.json"), {"rows": rows})
+    evaluate.main([str(copy), "--task", "ablation", "--seeds", "1"])
+    new = table(copy)
+    assert [r for r in new if r["task"] == "similarity"] == [r for r in rows if r["cosine"] == 77]
+    ablation = [r for r in new if r["task"] == "ablation"]
+    assert len(ablation) == 2 * 4 and all(r["cosine"] <= 1 for r in ablation)
+
+
+def test_an_unfinished_run_is_refused(copy):
+    """A checkpoint without gamma is evaluated with some other gamma, or with a traceback."""
+    saved = train.load(str(copy / "model.pt"))
+    saved["sides"]["image->text"]["gamma"] = None
+    train.save(str(copy / "model.pt"), saved)
+    with pytest.raises(EvaluateError, match="--resume") as e:
+        evaluate.main([str(copy)])
+    assert "\n" not in str(e.value)
+
+
+class Trap:
+    """An object whose unpickling leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_broken_checkpoints_are_refused_and_not_unpickled(tmp_path):
+    """A bad model.pt runs code, or ends in a traceback that does not name it."""
+    path = tmp_path / "model.pt"
+    contents = {
+        "random bytes": lambda: path.write_bytes(np.random.default_rng(0).bytes(2000)),
+        "a pickle": lambda: path.write_bytes(pickle.dumps({"args": Trap(tmp_path / "trap")}, 2)),
+        "a pickle in a zip": lambda: torch.save({"args": Trap(tmp_path / "trap")}, path),
+        "nothing": lambda: path.write_bytes(b""),
+        "foreign": lambda: torch.save({"weights": torch.ones(2)}, path),
+        "a tensor": lambda: torch.save(torch.ones(2), path),
+    }
+    for name, write in contents.items():
+        write()
+        with pytest.raises((train.TrainError, EvaluateError), match="model.pt") as e:
+            evaluate.main([str(tmp_path)])
+        assert "\n" not in str(e.value), name
+    assert not (tmp_path / "trap").exists()
+
+
+def test_the_command_line_says_one_line(tmp_path):
+    """A missing run folder shows a traceback to the student who mistyped it."""
+    command = [sys.executable, os.path.join(ROOT, "evaluate.py"), str(tmp_path / "nowhere")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "nowhere" in done.stderr
+
+
+def test_a_broken_table_stops_before_the_work(copy):
+    """Hours of evaluation end in a JSON error, or wipe out a file that is not ours."""
+    (copy / "translation.json").write_text("[1, 2")
+    with pytest.raises(EvaluateError, match="translation.json"):
+        evaluate.main([str(copy)])
+    assert (copy / "translation.json").read_text() == "[1, 2"
+
+
+def test_other_data_must_fit_the_run(evaluated, tmp_path):
+    """Latents of another width, or a set that needs an encoder, end in a matrix error or worse."""
+    before = table(evaluated)
+    for sizes in ((12, 7), (11, 8), (7, 11)):
+        folder = tmp_path / "-".join(map(str, sizes))
+        write_latents(folder, *sizes)
+        with pytest.raises(EvaluateError, match="wide"):
+            evaluate.main([evaluated, "--on", "latents", "--data-dir", str(folder)])
+    with pytest.raises(EvaluateError, match="no encoder for glyphs"):
+        evaluate.main([evaluated, "--on", "glyphs"])
+    with pytest.raises(EvaluateError, match="--device"):
+        evaluate.main([evaluated, "--device", "nonsense"])
+    assert table(evaluated) == before
+
+
+# ---------------------------------------------------------------------------------------------
+# A whole run on glyphs: three faces, one character in 25; pca:8 and tfidf:8, so widths agree
+
+GLYPHS = "--image-encoder pca:8 --text-encoder tfidf:8 --steps 5 --width 16 --layers 3 --batch 32"
+
+
+@pytest.fixture(scope="module")
+def glyphs(tmp_path_factory):
+    """(folder of an evaluated run, {picture: its figure}); the tiny data set stays in place."""
+    top = tmp_path_factory.mktemp("glyphs")
+    third = lambda codes: np.where(codes % 25 == 0, codes // 25 % 3, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "split_of", third)
+        patch.setattr(data, "glyphs", lambda split, faces=data.FACES: real(split, small(faces)))
+        where = ["--out", str(top / "run"), "--cache-dir", str(top / "cache"), "--device", "cpu"]
+        figures, save, looks = {}, evaluate.Bench.figure, []
+        with pytest.MonkeyPatch.context() as quick:  # axes are slow: once is enough
+            for task in ("retrieval", "pictures"):
+                quick.setitem(evaluate.TASKS, task, lambda bench, task=task: looks.append(task))
+            train.main([*GLYPHS.split(), *where, "--K", "2"])
+        assert looks == ["retrieval", "pictures"]
+        keep = lambda bench, fig, name: figures.update({name: fig}) or save(bench, fig, name)
+        patch.setattr(evaluate.Bench, "figure", keep)
+        evaluate.main([str(top / "run"), "--pool", "50"])
+        yield str(top / "run"), figures
+
+
+real, small = data.glyphs, lambda faces: dict(itertools.islice(faces.items(), 3))
+
+
+def not_blank(path):
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("L"))
+    assert pixels.std() > 5 and len(np.unique(pixels)) > 20
+
+
+def test_glyph_tables_are_complete(glyphs):
+    """The bare, cross-domain or ablation rows are missing, or equal widths give no identity row."""
+    folder, _ = glyphs
+    rows = {}
+    for row in table(folder):
+        rows.setdefault(row["task"], []).append(row)
+    assert set(rows) == {"similarity", "bare", "cross-domain glyphs-stix", "ablation"}
+    del rows["ablation"]
+    methods = ["ours", "mean", "ridge", "knn", "mlp", "identity", "noise"]
+    for same_methods in rows.values():
+        check(same_methods, methods, ["ours", "noise"])
+    cosines = [tuple(r["cosine"] for r in rows[task]) for task in rows]
+    assert len(set(cosines)) == 3  # three different tests
+
+
+def test_pictures_are_not_blank(glyphs):
+    """A picture is missing or empty."""
+    folder, figures = glyphs
+    assert set(figures) == {"curves", "retrieval", "text-to-image", "text-to-image-bare"}
+    for name in [*figures, "loss"]:
+        not_blank(os.path.join(folder, name + ".png"))
+
+
+def lines_of(figure):
+    """For each line of a figure: the caption, and the axes with images."""
+    lines = {}
+    for ax in figure.axes:
+        lines.setdefault(ax.get_subplotspec().rowspan.start, []).append(ax)
+    return [(line[0].texts[0].get_text().replace("\n", " "), line[1:]) for line in lines.values()]
+
+
+def test_green_frames_are_the_right_images(glyphs):
+    """The picture shows an image that the caption does not describe as a hit, or hides one."""
+    split, green = data.load("glyphs", None, "test"), (50 / 255, 205 / 255, 50 / 255, 1)
+    captions = list(split.captions)
+    lines = lines_of(glyphs[1]["retrieval"])
+    assert [ax.get_title("left") for ax in lines[0][1][::5]] == ["ours", "ridge", "identity"]
+    for caption, axes in lines:
+        truth = split.images.pixels[captions.index(caption)]
+        assert len(axes) == 3 * 5  # ours, ridge, identity
+        for ax in axes:
+            same = np.array_equal(ax.images[0].get_array(), truth)
+            framed = ax.spines["left"].get_edgecolor() == green
+            assert same or not framed
+            twins = (split.images.pixels == truth).all((1, 2)).sum()  # other letters, same shape
+            assert framed or not same or twins > 1
+
+
+def test_drawn_captions_stand_beside_their_images(glyphs):
+    """A caption is printed next to another caption's image, or the drawings are all alike."""
+    split = data.load("glyphs", None, "test")
+    captions = list(split.captions)
+    for name in ("text-to-image", "text-to-image-bare"):
+        lines = lines_of(glyphs[1][name])
+        titles = [ax.get_title() for ax in lines[0][1]]
+        assert titles[:4] == ["true", "true, through PCA", "ridge", "ours, z_hat"]
+        assert len(lines) == 8
+        for caption, axes in lines:
+            j = captions.index(caption)
+            images = split.pairs[split.pairs[:, 1] == j, 0]
+            shown = axes[0].images[0].get_array()
+            assert any(np.array_equal(shown, split.images.pixels[i]) for i in images)
+            samples = [np.array(ax.images[0].get_array()) for ax in axes[-5:]]
+            assert all(x.shape == (32, 32) and 0 <= x.min() and x.max() <= 1 for x in samples)
+            assert not np.array_equal(samples[0], samples[1])
+
+
+def test_classification_counts_scripts(glyphs):
+    """An image is labelled by a word in the middle of its name, or accuracies are no shares."""
+    names = list(evaluate.SCRIPTS)
+    assert evaluate.script("serif bold italic greek small letter alpha") == names.index("greek")
+    assert evaluate.script("sans box drawings light horizontal") == names.index("box")
+    assert evaluate.script("mono bold x in a rectangle box") == -1
+    with open(os.path.join(glyphs[0], "classification.json")) as f:
+        found = json.load(f)
+    split = data.load("glyphs", None, "test")
+    words = [split.captions[j].split() for j in range(len(split.images))]
+    assert found["classes"]["latin letter"] == sum("latin" in w[:4] for w in words) > 0
+    assert len(found["accuracy"]["ours"]) == 3 and found["dataset"] == "glyphs"
+    assert all(0 <= x <= 1 for values in found["accuracy"].values() for x in values)
+    counts = found["classes"].values()
+    assert found["accuracy"]["most frequent class"] == [max(counts) / sum(counts)]
+
+
+def test_another_data_set_gets_its_own_rows(glyphs):
+    """--on writes the numbers of another data set over those of the run's own."""
+    folder, _ = glyphs
+    before = table(folder)
+    evaluate.main(
+        [folder, "--on", "glyphs-stix", "--task", "similarity", "retrieval", "--pool", "3"]
+    )
+    new = table(folder)
+    assert [r for r in new if r["task"] != "similarity glyphs-stix"] == before
+    assert len(new) > len(before)
+    not_blank(os.path.join(folder, "retrieval-glyphs-stix.png"))
+    with pytest.raises(data.DataError, match="image_latents"):
+        evaluate.main([folder, "--on", "latents"])
