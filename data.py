@@ -185,7 +185,7 @@ class Lazy:
         return self.n
 
     def __getitem__(self, i):
-        if not 0 <= i < self.n:  # ends `for item in items`
+        if np.any(np.greater_equal(i, self.n)):  # ends `for item in items`; latents: i (n,) too
             raise IndexError(i)
         return self.make(i)
 

@@ -33,9 +33,10 @@ from torch import nn
 def make_alpha(T=1000):
     """alpha_t = prod_{s <= t} (1 - beta_s), (T + 1,) float64; others write alpha-bar.
 
-    beta is constant, 0.008 at T = 1000: diffae's schedule for latents, noisier for most t than DDPM's
-    linear one. It is scaled by 1000 / T at other T, so that alpha_T stays near 0: unscaled, T = 50
-    would stop at alpha_T = 0.67, mostly signal. Raises ValueError for T < 9: beta would reach 1."""
+    beta is constant, 0.008 at T = 1000: diffae's schedule for latents, noisier at most t than
+    DDPM's linear one. It is scaled by 1000 / T at other T, so that alpha_T stays near 0: unscaled,
+    T = 50 would stop at alpha_T = 0.67, mostly signal.
+    Raises ValueError for T < 9: beta would reach 1."""
     if T < 9:
         raise ValueError(f"T = {T}: the schedule needs T > 8, for beta = 8 / T must be below 1")
     return (1 - 8 / T) ** torch.arange(T + 1, dtype=torch.float64)

@@ -8,17 +8,16 @@ Map      make        spec -> Encoder      image: pca[:128], clip:NAME[@WEIGHTS],
                                           text: tfidf[:256], clip:NAME[@WEIGHTS], bert, hf:ID, none
          from_state  checkpoint -> the same Encoder
          encode      items -> (N, d) on disk: done once, resumed if killed, checked when opened
+         encode_split        a data set -> Latents, what training and evaluation see
 Rules    latents are raw; the network is used only with download=True; an encoder without its
          weights is an error, never a random network; pickles stay closed
 Letters  N items, n items of a batch, d width of a latent, D width before a projection
 Differs  MT does not say which vector of BERT it takes: here the raw [CLS] of the last layer, and
          for DINOv2 the LayerNormed one that it calls pooler
-Try      python encoders.py
-         python encoders.py --images clip:ViT-B-32-quickgelu --texts bert --download
+Try      python encoders.py image pca             (or: text bert --download)
 """
 
 import argparse
-import contextlib
 import difflib
 import functools
 import json
@@ -31,25 +30,27 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data import DataError, digest, load
+from data import digest, load
 
 SPECS = {
     "image": "pca[:128], clip:NAME[@WEIGHTS], dinov2, hf:ID_OR_FOLDER, none",
     "text": "tfidf[:256], clip:NAME[@WEIGHTS], bert, hf:ID_OR_FOLDER, none",
 }
-ALIASES = {
-    ("image", "dinov2"): "hf:facebook/dinov2-large",
-    ("text", "bert"): "hf:bert-base-uncased",
-}
+ALIASES = {"image dinov2": "hf:facebook/dinov2-large", "text bert": "hf:bert-base-uncased"}
 POOLINGS = {"image": ["pooler", "cls", "mean", "cls+mean"], "text": ["cls", "pooler", "mean"]}
 STATE = ("spec", "modality", "fingerprint", "dim", "pooling", "arrays")
+DIRECTIONS = ("text->image", "image->text")
+SIDE = 32  # pixels that PCA sees
+FLUSH = 5.0  # seconds of encoding that a killed run may lose
 PROBE = "Two cafés, 3.5 km apart: the 2nd isn't OPEN!"  # its token ids tell tokenizers apart
+say = lambda line: tqdm.write(line, file=sys.stderr)  # beside a progress bar
 
 
 class EncoderError(Exception):
@@ -84,9 +85,9 @@ class Encoder(NamedTuple):
 
     def state(self):
         """What a checkpoint keeps of this encoder; torch.load(weights_only=True) can read it."""
-        tensor = lambda v: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v
+        tensor = lambda v: torch.tensor(v) if isinstance(v, np.ndarray) else v
         arrays = {k: tensor(v) for k, v in self.arrays.items()}
-        return {name: getattr(self, name) for name in STATE} | {"arrays": arrays}
+        return {**{name: getattr(self, name) for name in STATE}, "arrays": arrays}
 
 
 def make(spec, modality, fit_on=None, device="cpu", download=False, pooling=None):
@@ -97,14 +98,13 @@ def make(spec, modality, fit_on=None, device="cpu", download=False, pooling=None
     Raises EncoderError for a wrong name and for weights that are missing or cannot be trusted."""
     if modality not in SPECS:
         raise EncoderError(f"no modality {modality!r}: say image or text")
-    kind, colon, arg = ALIASES.get((modality, spec), spec).partition(":")
+    kind, colon, arg = ALIASES.get(f"{modality} {spec}", spec).partition(":")
     if pooling and (kind != "hf" or pooling not in POOLINGS[modality]):
         raise EncoderError(f"{spec}: no pooling {pooling!r}; hf: has {POOLINGS[modality]}")
     if kind == "clip":
         return clip(spec, modality, device, download)
     if kind == "hf":
-        pooling = pooling or POOLINGS[modality][0]
-        return hugging_face(spec, arg, modality, device, download, pooling)
+        return hugging_face(spec, arg, modality, device, download, pooling or POOLINGS[modality][0])
     if spec == "none":
         dim = None if fit_on is None else len(fit_on[0])
         return Encoder(spec, modality, digest(spec), dim, np.asarray, np.stack)
@@ -129,8 +129,8 @@ def from_state(state, device="cpu", download=False):
     else:
         encoder = make(spec, modality, None, device, download, pooling)._replace(dim=dim)
     if encoder.fingerprint != trained:
-        wrong = f"was trained with weights {trained}, these are {encoder.fingerprint}"
-        raise EncoderError(f"{spec}: the checkpoint {wrong}: find the old ones, or train again")
+        was = f"the checkpoint was trained with weights {trained}"
+        raise EncoderError(f"{spec}: {was}, these are {encoder.fingerprint}: find the old ones")
     return encoder
 
 
@@ -138,29 +138,22 @@ def from_state(state, device="cpu", download=False):
 # PCA and TF-IDF: fitted in seconds
 
 
-SIDE = 32  # pixels
-
-
 def sample(n, most):
     """At most `most` of the indices below n, in order, the same ones every time."""
     return np.sort(np.random.default_rng(0).permutation(n)[:most]).tolist()
 
 
-def read(items, i, prepare=lambda item: item):
-    """prepare(items[i]), or the OSError if its file is broken."""
+def read(items, i, prepare):
+    """prepare(items[i]), or the OSError if its file is broken (Pillow may notice in prepare)."""
     try:
-        item = items[i]
-        if isinstance(item, Image.Image):
-            item.load()  # Pillow would decode later, where nobody catches the error
-        return prepare(item)
+        return prepare(items[i])
     except OSError as error:
         return error
 
 
 def thumbnail(image, mode):
     """(32, 32) or (32, 32, 3) uint8. Other shapes are squeezed: PCA sees the whole picture."""
-    image = image.convert(mode)
-    return np.asarray(image if image.size == (SIDE, SIDE) else image.resize((SIDE, SIDE)))
+    return np.asarray(image.convert(mode).resize((SIDE, SIDE)))
 
 
 def fit_pca(spec, images, dim):
@@ -168,16 +161,17 @@ def fit_pca(spec, images, dim):
     from sklearn.decomposition import PCA
 
     rows, mode = [], None
+    decode = lambda image: image.convert("L" if image.mode == "L" else "RGB")
     for i in sample(len(images), 50_000):
-        image = read(images, i)
+        image = read(images, i, decode)
         if not isinstance(image, OSError):
-            mode = mode or ("L" if image.mode == "L" else "RGB")
+            mode = mode or image.mode
             rows.append(thumbnail(image, mode).ravel())
     if not rows or dim > min(len(rows), len(rows[0])):
         raise EncoderError(f"{spec}: needs {dim} or more images and pixels, got {len(rows)} images")
     x = np.stack(rows).astype(np.float32) / 255
-    tall = x.shape[0] > x.shape[1]  # then this exact solver is 9 times faster than "randomized"
-    fit = PCA(dim, svd_solver="covariance_eigh" if tall else "full").fit(x)
+    solver = "covariance_eigh" if len(x) > x.shape[1] else "full"  # both exact; 9 times faster
+    fit = PCA(dim, svd_solver=solver).fit(x)
     W = np.ascontiguousarray(fit.components_)  # torch takes no flipped arrays
     return pca(spec, {"mode": mode, "mean": fit.mean_, "W": W})
 
@@ -202,8 +196,8 @@ def vectorizer(vocabulary=None):
     """TF-IDF of words and word pairs. Words may have one letter: "latin small letter a"."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    most = 20_000  # of COCO's half million words and pairs: W of all would be 0.5 GB
-    words = dict(ngram_range=(1, 2), token_pattern=r"\b\w+\b", max_features=most)
+    # of COCO's half million words and pairs: W of all would be 0.5 GB
+    words = dict(ngram_range=(1, 2), token_pattern=r"\b\w+\b", max_features=20_000)
     return TfidfVectorizer(**words, sublinear_tf=True, dtype=np.float32, vocabulary=vocabulary)
 
 
@@ -235,17 +229,11 @@ def tfidf(spec, arrays):
 # pretrained networks
 
 
-@contextlib.contextmanager
 def hub(download):
     """Without `download` the hub is switched off: open_clip and tokenizers ask it unasked."""
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not download
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    return patch.object(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE or not download)
 
 
 def reason(error):
@@ -253,16 +241,16 @@ def reason(error):
 
 
 def missing(spec, what, download, error):
-    if download:
-        return EncoderError(f"{spec}: huggingface.co does not give {what}: {reason(error)}")
-    how = "--download fetches it from huggingface.co (BERT 0.4, DINOv2 1.2, CLIP 0.6 to 1.7 GB)"
-    return EncoderError(f"{spec}: {what} is not on this machine; {how}, or name a local copy")
+    why = "is not on this machine: name a local copy, or --download it (0.4 to 1.7 GB) from"
+    why = f"was not found ({reason(error)}) at" if download else why
+    return EncoderError(f"{spec}: {what} {why} huggingface.co")
 
 
-def model_print(model, *parts, skip=()):
-    """16 hex digits of a model's weights and of `parts`."""
-    weights = [(k, v) for k, v in sorted(model.state_dict().items()) if k not in skip]
-    return digest(*parts, *(x for k, v in weights for x in (k, v.cpu().numpy())))
+def weights_of(model, skip=()):
+    """Names and arrays of a model's weights, for `digest`."""
+    for name, x in sorted(model.state_dict().items()):
+        if name not in skip:
+            yield from (name, x.cpu().numpy())
 
 
 def measured(encoder):
@@ -270,9 +258,9 @@ def measured(encoder):
     try:
         item = PROBE if encoder.modality == "text" else Image.new("RGB", (40, 30))
         return encoder._replace(dim=encoder([item]).shape[1])
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        what = f"{encoder.spec} cannot encode one {encoder.modality}"
-        raise EncoderError(f"{what}: {reason(error)}") from error
+    except Exception as error:  # whatever a model that does not fit raises
+        what = f"cannot encode one {encoder.modality}: {reason(error)}"
+        raise EncoderError(f"{encoder.spec} {what}") from error
 
 
 def clip_source(spec, download):
@@ -310,9 +298,9 @@ def load_clip(name, weights, device, download, stamp):
     with hub(download):  # some models take their tokenizer from there
         model, transform = open_clip.create_model_from_pretrained(name, weights, weights_only=True)
         tokenizer = open_clip.get_tokenizer(name)
-    gelu = str(open_clip.get_model_config(name).get("quick_gelu", False))
-    looks = json.dumps(model.visual.preprocess_cfg, sort_keys=True)
-    fingerprint = model_print(model, "clip", gelu, looks, tokenizer([PROBE]).tolist())
+    gelu = open_clip.get_model_config(name).get("quick_gelu", False)
+    looks = json.dumps([gelu, model.visual.preprocess_cfg], sort_keys=True)
+    fingerprint = digest("clip", looks, tokenizer([PROBE]).tolist(), *weights_of(model))
     return model.to(device).eval(), transform, tokenizer, fingerprint
 
 
@@ -344,11 +332,12 @@ def load_hf(spec, name, modality, download, pooling):
     except Exception as error:
         if not os.path.isdir(name):
             raise missing(spec, name, download, error) from error
-        needs = "config.json, model.safetensors (pickled weights are not read), and its "
-        needs += "tokenizer" if modality == "text" else "preprocessor_config.json"
+        tool = "tokenizer.json" if modality == "text" else "preprocessor_config.json"
+        needs = f"config.json, {tool}, model.safetensors (pickled weights are not read)"
         raise EncoderError(f"{spec}: {reason(error)}; the folder needs {needs}") from error
     lost = set(info["missing_keys"])
-    if random := [k for k in lost if pooling == "pooler" or "pooler" not in k]:
+    random = [k for k in lost if pooling == "pooler" or "pooler" not in k]
+    if random:
         raise EncoderError(f"{spec}: the files lack {len(random)} weights, such as {min(random)}")
     return model.float().eval(), tool, lost
 
@@ -357,7 +346,7 @@ def hugging_face(spec, name, modality, device, download, pooling):
     """A transformers model with last_hidden_state (n, tokens, width), pooled to one vector."""
     model, tool, lost = load_hf(spec, os.path.expanduser(name), modality, download, pooling)
     first = 1 + getattr(model.config, "num_register_tokens", 0)  # of an image's patches
-    prepare, inputs, looks = (text_inputs if modality == "text" else image_inputs)(tool, model)
+    prepare, inputs, looks = hf_inputs(tool, model, modality)
 
     def run(prepared):
         batch = {k: v.to(device) for k, v in inputs(prepared).items()}
@@ -365,21 +354,19 @@ def hugging_face(spec, name, modality, device, download, pooling):
         patches = torch.arange(out.last_hidden_state.shape[1], device=device)[None] >= first
         return pool(out, batch.get("attention_mask", patches), pooling).cpu()
 
-    name = model_print(model, "hf", pooling, looks, skip=lost)
+    name = digest("hf", pooling, looks, *weights_of(model, lost))
     model.to(device)
     return measured(Encoder(spec, modality, name, None, prepare, run, pooling))
 
 
-def text_inputs(tool, model):
-    """prepare (one text), inputs (n of them -> what the model takes), what the fingerprint sees."""
-    tool.padding_side = "right"  # [CLS] stays at 0
-    longest = min(tool.model_max_length, getattr(model.config, "max_position_embeddings", 512))
-    options = dict(padding=True, truncation=True, max_length=longest, return_tensors="pt")
-    looks = digest(sorted(tool.get_vocab().items()), tool(PROBE)["input_ids"], longest)
-    return str, lambda texts: tool(texts, **options), looks
-
-
-def image_inputs(tool, model):
+def hf_inputs(tool, model, modality):
+    """prepare (one item), inputs (n of them -> what the model takes), what the fingerprint sees."""
+    if modality == "text":
+        tool.padding_side = "right"  # [CLS] stays at 0
+        longest = min(tool.model_max_length, getattr(model.config, "max_position_embeddings", 512))
+        options = dict(padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        looks = digest(sorted(tool.get_vocab().items()), tool(PROBE)["input_ids"], longest)
+        return str, lambda texts: tool(texts, **options), looks
     keep = "do_.*|size|crop_size|resample|rescale_factor|image_mean|image_std"
     looks = {k: v for k, v in tool.to_dict().items() if re.fullmatch(keep, k) and v is not None}
     pixels = lambda x: tool(images=x.convert("RGB"), return_tensors="pt")["pixel_values"][0]
@@ -402,18 +389,12 @@ def pool(out, mask, pooling):
 # the latent cache
 
 
-FLUSH = 5.0  # seconds of work that a killed run may lose
-say = lambda line: tqdm.write(line, file=sys.stderr)
-
-
 def encode(encoder, items, key, cache_dir, batch=256, workers=0):
     """(latents, broken): a read-only memory map (N, d) float32, and the indices of broken items.
 
-    items    items[i] raises OSError if its file is broken: it gets a row of zeros
-    key      str that changes with the items (`Split.key`)
-    workers  threads that read and prepare items while the encoder works
-    Raises EncoderError for NaN, more than 1 % broken items, a full or unwritable disk. No two
-    processes may encode the same thing at once: under torchrun rank 0 does, the others wait."""
+    Items that raise OSError get zeros. `key` changes with the items (`Split.key`). `workers`
+    threads prepare items meanwhile. Raises EncoderError for NaN, over 1 % broken items, a full disk.
+    One process at a time may encode a thing: under torchrun rank 0 does, the others wait."""
     if not len(items):
         raise EncoderError(f"{encoder.spec}: there are no {encoder.modality}s to encode")
     shape = [len(items), encoder.dim or len(items[0])]
@@ -421,17 +402,17 @@ def encode(encoder, items, key, cache_dir, batch=256, workers=0):
     slug = re.sub("[^A-Za-z0-9.]+", "-", encoder.spec).strip("-.")[-60:]
     stem = os.path.join(cache_dir, f"{slug}-{encoder.modality}-{digest(json.dumps(meta))}")
     done = opened(stem, meta)
-    if done is None:
-        try:
-            build(encoder, items, stem, meta, batch, workers)
-        except OSError as error:
-            raise EncoderError(f"cannot write the cache {stem}.npy: {reason(error)}") from error
-        done = opened(stem, meta)
-    return done
+    if done:
+        return done
+    try:
+        build(encoder, items, stem, meta, batch, workers)
+    except OSError as error:
+        raise EncoderError(f"cannot write the cache {stem}.npy: {reason(error)}") from error
+    return opened(stem, meta)
 
 
 def opened(stem, meta):
-    """(latents, broken) of a complete, unaltered cache; else None, and says what is wrong."""
+    """(latents, broken) of a complete, unaltered cache; else None, and says that it is not."""
     if not os.path.exists(stem + ".json"):
         return None
     try:
@@ -440,21 +421,18 @@ def opened(stem, meta):
         intact = done["checksum"] == checksum(stem + ".npy", done["broken"])
         if intact and done["meta"] == meta and list(z.shape) == meta["shape"]:
             return z, np.array(done["broken"], np.int64)
-        problem = "not what its .json says"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = reason(error)
-    say(f"{stem}.npy is stale or damaged ({problem}): encoding again")
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    say(f"{stem}.npy is stale or damaged: encoding again")
 
 
 def checksum(path, broken):
-    """CRC-32 of the size, of `broken`, and of 64 blocks of 64 kB from the first to the last: all of
-    a file of 4 MB, and of a large one, in a moment, what a cut or a bad copy will hit."""
-    size, block = os.path.getsize(path), 2**16
-    crc = zlib.crc32(f"{size} {broken}".encode())
+    """CRC-32 of the size, of `broken`, and of the first and the last 4 MB: quick for any size."""
+    crc, ends = zlib.crc32(f"{os.path.getsize(path)} {broken}".encode()), 2**22
     with open(path, "rb") as f:
-        for position in np.linspace(0, max(0, size - block), 64).astype(int).tolist():
+        for position in (0, max(0, os.path.getsize(path) - ends)):
             f.seek(position)
-            crc = zlib.crc32(f.read(block), crc)
+            crc = zlib.crc32(f.read(ends), crc)
     return crc
 
 
@@ -495,34 +473,35 @@ def build(encoder, items, stem, meta, batch, workers):
     """Writes stem.npy, then stem.json, whose presence means that both are complete."""
     out, done, broken = open_part(stem, meta)
     todo = broken + list(range(done, len(items)))  # a broken file may have been repaired
-    name = lambda i: items.name(i) if hasattr(items, "name") else f"item {i}"
+    name = getattr(items, "name", "item {}".format)
     failed, saved, what = [], time.monotonic(), encoder.modality + "s"
 
     def record():
         out.flush()
         write_json(stem + ".part.json", {"meta": meta, "rows": done, "broken": broken})
 
-    bar = dict(total=len(items), initial=len(items) - len(todo), desc=encoder.spec)
-    with tqdm(**bar, unit=encoder.modality, disable=None) as bar:
+    with tqdm(total=len(todo), desc=encoder.spec, disable=None) as bar:
         for rows, got in batches(items, encoder.prepare, todo, batch, workers):
             bad = {i: x for i, x in zip(rows, got, strict=True) if isinstance(x, OSError)}
             good = [i for i in rows if i not in bad]
-            out[good] = z = encoder.embed([x for x in got if not isinstance(x, OSError)])
-            if not (fine := np.isfinite(z).all(1)).all():
+            z = encoder.embed([x for x in got if not isinstance(x, OSError)])
+            fine = np.isfinite(z).all(1)
+            if not fine.all():
                 raise EncoderError(f"{encoder.spec}: NaN or Inf for {name(good[fine.argmin()])}")
+            out[good] = z
             for i in list(bad)[: max(0, 5 - len(failed))]:
                 say(f"cannot read {name(i)}: {reason(bad[i])}")
             failed += bad
             broken = sorted(set(broken) - set(good) | set(bad))
             done = max(done, rows[-1] + 1)
             bar.update(len(rows))
-            too_many = len(failed) > 0.01 * len(items)
-            if too_many or time.monotonic() > saved + FLUSH:
+            if len(failed) > 0.01 * len(items):
                 record()
-                saved = time.monotonic()
-            if too_many:
                 first = ", ".join(map(name, failed[:3]))
                 raise EncoderError(f"more than 1 % of {what} cannot be read, the first: {first}")
+            if time.monotonic() > saved + FLUSH:
+                record()
+                saved = time.monotonic()
     if failed:
         say(f"{len(failed)} of {len(items)} {what} cannot be read: their latents are zeros")
     record()  # an msync: the rows are on the disk before a finished name says so
@@ -530,13 +509,6 @@ def build(encoder, items, stem, meta, batch, workers):
     os.replace(stem + ".part", stem + ".npy")
     write_json(stem + ".json", {"meta": meta, "broken": broken, "checksum": sums})
     os.remove(stem + ".part.json")
-
-
-# --------------------------------------------------------------------------------------------------
-# a data set, encoded
-
-
-DIRECTIONS = ("text->image", "image->text")
 
 
 class Latents(NamedTuple):
@@ -567,50 +539,25 @@ class Latents(NamedTuple):
 
 def encode_split(split, E_image, E_text, cache_dir):
     """Each image once, each caption once -> Latents, without the pairs of broken images."""
-    z, broken = [], []
-    for encoder, items in ((E_image, split.images), (E_text, split.captions)):
-        if encoder.spec == "none":  # vectors already, memory-mapped where they lie
-            z.append(items)
-        else:
-            latents, lost = encode(encoder, items, split.key, cache_dir)
-            z.append(latents)
-            broken.append(lost)
-    lost = broken[0] if E_image.spec != "none" else []
-    kept = ~np.isin(split.pairs[:, 0], lost)
-    if not kept.any():
-        raise EncoderError("no pair has an image that can be read")
-    rows = np.flatnonzero(kept & ~split.bare), np.flatnonzero(kept & split.bare)
-    return Latents(*z, split.pairs, *rows)
-
-
-def main():
-    p = argparse.ArgumentParser(description="How wide, how fast and how complete encoders are.")
-    p.add_argument("--images", default="pca", help=SPECS["image"])
-    p.add_argument("--texts", default="tfidf", help=SPECS["text"])
-    p.add_argument("--dataset", default="glyphs")
-    p.add_argument("--data-dir")
-    p.add_argument("--device", default="cpu")
-    p.add_argument("--download", action="store_true", help="fetch weights from huggingface.co")
-    a = p.parse_args()
-    train, val = (load(a.dataset, a.data_dir, split) for split in ("train", "val"))
-    image, text = (train.images, val.images), (train.captions, val.captions)
-    for modality, spec, (old, new) in ("image", a.images, image), ("text", a.texts, text):
-        encoder = make(spec, modality, old, a.device, a.download)
-        items = [new[i] for i in sample(len(new), 500)]
-        start = time.time()
-        z = np.concatenate([encoder(items[k : k + 50]) for k in range(0, len(items), 50)])
-        rate = f"{len(items) / (time.time() - start):.0f} {modality}s a second"
-        print(f"{spec}: {z.shape[1]} numbers, fingerprint {encoder.fingerprint}, {rate}")
-        if encoder.arrays:
-            kept = (z**2).sum() / len(z)  # TF-IDF rows have length 1
-            if encoder.decode:
-                x = np.stack([encoder.prepare(item).ravel() for item in items]) / 255
-                kept = (z**2).sum() / ((x - encoder.arrays["mean"]) ** 2).sum()
-            print(f"    explains {100 * kept:.1f} % of {len(items)} held-out {modality}s")
+    image, text, broken = split.images, split.captions, []
+    if E_image.spec != "none":  # else they are vectors already, memory-mapped where they lie
+        image, broken = encode(E_image, image, split.key, cache_dir)
+    if E_text.spec != "none":
+        text, _ = encode(E_text, text, split.key, cache_dir)
+    kept = ~np.isin(split.pairs[:, 0], broken)
+    full, bare = np.flatnonzero(kept & ~split.bare), np.flatnonzero(kept & split.bare)
+    return Latents(image, text, split.pairs, full, bare)
 
 
 if __name__ == "__main__":
+    p = argparse.ArgumentParser(description="Loads an encoder, or fits it on glyphs.")
+    p.add_argument("modality", choices=SPECS)
+    p.add_argument("spec", help=f"image: {SPECS['image']}; text: {SPECS['text']}")
+    p.add_argument("--download", action="store_true", help="fetch weights from huggingface.co")
+    a, split = p.parse_args(), load("glyphs", split="val")
+    items = split.images if a.modality == "image" else split.captions
     try:
-        main()
-    except (EncoderError, DataError) as error:
+        encoder = make(a.spec, a.modality, items, download=a.download)
+    except EncoderError as error:
         sys.exit(f"encoders.py: {error}")
+    print(f"{a.spec}: {encoder.dim} numbers, fingerprint {encoder.fingerprint}")

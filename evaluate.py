@@ -32,7 +32,7 @@ import numpy as np
 import torch
 import torch.nn.functional as fn
 from matplotlib.figure import Figure  # draws without a display
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_matrix  # scikit-learn brings scipy
 from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import Ridge
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -349,7 +349,7 @@ def write_json(path, value):
 
 
 def spread(values, digits):
-    """ "0.612", or "0.612 +- 0.003" where there are several seeds (sample standard deviation)."""
+    """0.612, or 0.612 +- 0.003 where there are several seeds (sample standard deviation)."""
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} +- {np.std(values, ddof=1):.{digits}f}"
 
@@ -540,7 +540,9 @@ def draw_pictures(bench, file, rows, lines=8, samples=5):
     c, z = bench.latents.of("text->image", rows)
     how = dict(steps=max(20, run.args.ddim_steps), omega=run.args.omega, randn=on_cpu(0))
     columns = {"true, through PCA": z, "ridge": bench.baselines["text->image"].answers["ridge"](c)}
-    columns["ours, z_hat"] = run.translate("text->image", c)
+    # Eq. 5 with a normalised F gives z_hat a direction and no length: the samples' mean lends its
+    length = net.sample(c.to(run.device), K=run.args.K, **how).cpu().norm(dim=1, keepdim=True)
+    columns["ours, z_hat"] = fn.normalize(run.translate("text->image", c)) * length
     for n in range(samples):
         columns[f"sample {n + 1}"] = net.sample(c.to(run.device), **how).cpu()
     drawn = {name: run.E_image.decode(x.numpy()) for name, x in columns.items()}

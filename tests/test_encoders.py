@@ -781,3 +781,103 @@ def test_disk_errors_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(EncoderError, match="No space left on device"):
         encode(counter([]), Items(10), "key", tmp_path / "new")
+
+
+# --------------------------------------------------------------------------------------------------
+# a data set, encoded
+
+
+def small_split():
+    """6 images and 5 captions: 1 is broken, 4 names two images alike; pairs in no order."""
+    from data import Split
+
+    pairs = np.array([[2, 0], [0, 3], [1, 1], [4, 2], [5, 2], [1, 4], [3, 4]])
+    bare = np.array([False, False, False, False, False, True, True])
+    items = Items(300, [1])  # one broken item of 300 is less than 1 %
+    return Split(items, Items(5), pairs, bare, "key")
+
+
+def two_encoders():
+    """Image i -> (i, 2 i, -i) + 0.5; caption j -> (j, 10 j)."""
+    texts = lambda numbers: np.array([[x, 10 * x] for x in numbers])
+    text = encoders.Encoder("fake-text", "text", "e" * 16, 2, float, texts)
+    return counter([]), text
+
+
+def test_pairs_of_a_broken_image_disappear(tmp_path, capsys):
+    """Training sees the zeros that stand for a broken image, or loses the pairs of others."""
+    latents = encoders.encode_split(small_split(), *two_encoders(), tmp_path)
+    assert latents.full.tolist() == [0, 1, 3, 4] and latents.bare.tolist() == [6]
+    assert "1 of 300 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("direction", encoders.DIRECTIONS)
+def test_latents_of_a_direction(tmp_path, direction):
+    """Condition and target change places, or c and z are rows of different pairs."""
+    split = small_split()
+    latents = encoders.encode_split(split, *two_encoders(), tmp_path)
+    rows = np.array([4, 0, 6, 1])  # images 5, 2, 3, 0 and captions 2, 0, 4, 3
+    image = torch.tensor(expected(6)[[5, 2, 3, 0]])
+    text = torch.tensor([[2.0, 20.0], [0.0, 0.0], [4.0, 40.0], [3.0, 30.0]])
+    c, z = latents.of(direction, rows)
+    wanted = (text, image) if direction == "text->image" else (image, text)
+    assert torch.equal(c, wanted[0]) and torch.equal(z, wanted[1])
+    assert c.dtype == z.dtype == torch.float32
+    assert latents.dims(direction) == (c.shape[1], z.shape[1])
+
+
+def test_chunks_are_all_full_pairs_once(tmp_path):
+    """The last, shorter chunk is lost, a pair comes twice, or bare captions come along."""
+    latents = encoders.encode_split(small_split(), *two_encoders(), tmp_path)
+    chunks = list(latents.chunks("image->text", size=3))
+    assert [len(c) for c, _ in chunks] == [3, 1]
+    c, z = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    wanted = latents.of("image->text", latents.full)
+    assert torch.equal(c, wanted[0]) and torch.equal(z, wanted[1])
+
+
+def test_vectors_are_neither_cached_nor_copied(tmp_path):
+    """`none` writes gigabytes of vectors that are on the disk already, or mixes their rows up."""
+    from data import load
+
+    a = np.random.default_rng(0).normal(size=(90, 4)).astype(np.float16)
+    b = np.random.default_rng(1).normal(size=(90, 3))
+    np.save(tmp_path / "a.npy", a)
+    np.save(tmp_path / "b.npy", b)
+    split = load("latents", tmp_path, "train", image_latents="a.npy", text_latents="b.npy")
+    image, text = make("none", "image", split.images), make("none", "text", split.captions)
+    latents = encoders.encode_split(split, image, text, tmp_path / "cache")
+    assert latents.image is split.images and latents.text is split.captions
+    assert not (tmp_path / "cache").exists()
+    assert latents.full.tolist() == list(range(len(split.pairs))) and len(latents.bare) == 0
+    in_file = np.array([int(split.images.name(i).split()[-1]) for i in range(len(split.images))])
+    for direction in encoders.DIRECTIONS:
+        c, z = latents.of(direction, np.array([7, 0, 30]))
+        i = in_file[split.pairs[[7, 0, 30], 0]]
+        wanted = [b[i], a[i]] if direction == "text->image" else [a[i], b[i]]
+        assert np.array_equal(c, wanted[0].astype(np.float32))
+        assert np.array_equal(z, wanted[1].astype(np.float32))
+        assert latents.dims(direction) == ((3, 4) if direction == "text->image" else (4, 3))
+
+
+def test_one_side_may_be_vectors(tmp_path):
+    """With vectors on one side, the other side is not encoded or its broken images are forgotten."""
+    split = small_split()._replace(captions=np.arange(10, dtype=np.float32).reshape(5, 2))
+    image, none = two_encoders()[0], make("none", "text", np.zeros((1, 2)))
+    latents = encoders.encode_split(split, image, none, tmp_path)
+    assert latents.text is split.captions and latents.full.tolist() == [0, 1, 3, 4]
+    c, z = latents.of("text->image", np.array([3]))
+    assert c.tolist() == [[4, 5]] and z.tolist() == expected(5)[[4]].tolist()
+
+
+def test_the_command_line(monkeypatch, capsys):
+    """`python encoders.py` fits no encoder, or ends in a stack trace when it finds none."""
+    import runpy
+    import sys
+
+    monkeypatch.setattr(sys, "argv", ["encoders.py", "text", "tfidf:5"])
+    runpy.run_path(encoders.__file__, run_name="__main__")
+    assert "tfidf:5: 5 numbers" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["encoders.py", "text", "pca"])
+    with pytest.raises(SystemExit, match="encoders.py: no text encoder 'pca'"):
+        runpy.run_path(encoders.__file__, run_name="__main__")

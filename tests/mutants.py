@@ -1,0 +1,99 @@
+"""
+mutants.py: planted bugs, each of which the suite must catch. Not a test by itself.
+
+    python tests/mutants.py             plants each in a copy of the repository: about ten minutes
+    python tests/mutants.py guidance    only those whose name contains the word
+    pytest -m slow                      the same as a test
+
+Each line: name | file | what stands there | what a tired programmer writes | tests that must fail.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DDIM, TRANSLATOR = "ddim_translator.py", "test_translator.py"
+MUTANTS = [
+    ("schedule not cumulative", DDIM, "** torch.arange(T + 1", "* torch.ones(T + 1", TRANSLATOR),
+    ("schedule unscaled", DDIM, "(1 - 8 / T)", "(1 - 8 / 1000)", TRANSLATOR),
+    (
+        "noising without roots",
+        DDIM,
+        "alpha_t.sqrt() * z_0 + (1 - alpha_t).sqrt() * eps  #",
+        "alpha_t * z_0 + (1 - alpha_t) * eps  #",
+        TRANSLATOR,
+    ),
+    ("Eq. 3 as printed", DDIM, "kept = (1 - alpha_s - sigma", "kept = (1 - alpha_t - sigma", TRANSLATOR),
+    ("sigma kept in the mean", DDIM, "kept = (1 - alpha_s - sigma**2)", "kept = (1 - alpha_s)", TRANSLATOR),
+    ("last step to alpha_1", DDIM, "linspace(self.T, 0,", "linspace(self.T, 1,", TRANSLATOR),
+    ("eta ignored", DDIM, "return z_s if eta == 0 else", "return z_s if eta >= 0 else", TRANSLATOR),
+    (
+        "guidance convention",
+        DDIM,
+        "return (1 + omega) * e_c - omega * e_0",
+        "return omega * e_c + (1 - omega) * e_0",
+        TRANSLATOR,
+    ),
+    ("guidance halves swapped", DDIM, "< B\n            e_c, e_0", "< B\n            e_0, e_c", TRANSLATOR),
+    ("condition kept when dropped", DDIM, "torch.where(keep[", "torch.where(~keep[", TRANSLATOR),
+    ("c not injected", DDIM, "+ self.from_c(c)", "+ 0 * self.from_c(c)", TRANSLATOR),
+    ("no skip connections", DDIM, "layer(torch.cat([h, z_t], 1)", "layer(torch.cat([h, 0 * z_t], 1)", TRANSLATOR),
+    ("v with the wrong sign", DDIM, "eps - (1 - alpha_t).sqrt() * z_0\n", "eps + (1 - alpha_t).sqrt() * z_0\n", TRANSLATOR),
+    ("F not normalised", DDIM, "fn.normalize(z_0 / self.r_scale + mean, dim=1)", "(z_0 / self.r_scale + mean)", TRANSLATOR),
+    ("mean not put back", DDIM, "fn.normalize(z_0 / self.r_scale + mean", "fn.normalize(z_0 / self.r_scale", TRANSLATOR),
+    ("K samples mixed", DDIM, "z_0.view(K, len(c), self.h2).mean(0)", "z_0.view(len(c), K, self.h2).mean(1)", TRANSLATOR),
+    ("units not undone", DDIM, "(cM + gamma * F) / self.z_scale", "(cM + gamma * F)", TRANSLATOR),
+    ("gamma* without kappa", DDIM, "(q - c1 * kappa)", "q", TRANSLATOR),
+    ("M without bias", DDIM, "self.M.bias.copy_(self.z_mean * self.z_scale)", "self.M.bias.zero_()", TRANSLATOR),
+    ("lam1 and lam2 swapped", DDIM, "lam1 * L_recon + lam2 * L_ddim, L", "lam2 * L_recon + lam1 * L_ddim, L", TRANSLATOR),
+    ("L_recon squared", DDIM, "(z[rows] - z_hat).abs()", "(z[rows] - z_hat).square()", TRANSLATOR),
+    ("scale per coordinate", DDIM, "self.z_scale.copy_(z_var.mean().rsqrt())", "self.z_scale.copy_(z_var.max().rsqrt())", TRANSLATOR),
+    ("resume forgets the optimiser", "train.py", 'for k in ("net", "ema", "optimizer", "scaler"):\n            getattr(self, k).load', 'for k in ("net", "ema", "scaler"):\n            getattr(self, k).load', "test_train.py"),
+    ("resume one step late", "train.py", 'first = old["step"]', 'first = old["step"] + 1', "test_train.py"),
+    ("gradients summed", "train.py", "(flat / world)", "(1 * flat)", "test_train.py"),
+    ("every process the same slice", "train.py", "rank * args.batch // world, (rank", "0 * args.batch // world, (rank", "test_train.py"),
+    ("checkpoint written in place", "train.py", 'torch.save(checkpoint, path + ".tmp")', "torch.save(checkpoint, path)", "test_train.py"),
+    ("checkpoints unpickled", "train.py", "weights_only=True", "weights_only=False", "test_train.py"),
+    ("NaN goes on", "train.py", "if not all(math.isfinite", "if False and not all(math.isfinite", "test_train.py"),
+    ("bare names as targets", "train.py", 'args.bare if direction == "text->image" else 0.0', "args.bare", "test_train.py"),
+    ("ties count for us", "metrics.py", "(s >= best)", "(s > best)", "test_evaluate.py"),
+    ("other positives compete", "metrics.py", "s[right] = -torch.inf", "pass", "test_evaluate.py"),
+    ("truncated cache is used", "encoders.py", 'done["checksum"] == checksum', "True or checksum", "test_encoders.py"),
+    ("broken images kept", "encoders.py", "~np.isin(split.pairs[:, 0], lost)", "np.isin(split.pairs[:, 0], split.pairs[:, 0])", "test_encoders.py"),
+    ("faces on both sides of the split", "data.py", "digest(\"glyphs\", seed, int(c))", "digest(\"glyphs\", seed, int(c), len(codes))", "test_data.py"),
+]  # fmt: skip
+
+
+def survives(name, file, old, new, tests):
+    """None if the planted bug is caught, else why it was not."""
+    with open(os.path.join(ROOT, file)) as f:
+        source = f.read()
+    if source.count(old) != 1:
+        return f"{name}: {file} holds {source.count(old)} times: {old!r}"
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, "copy")
+        away = shutil.ignore_patterns(".git", "runs", "cache", ".venv", "__pycache__", ".*_cache")
+        shutil.copytree(ROOT, copy, ignore=away)
+        with open(os.path.join(copy, file), "w") as f:
+            f.write(source.replace(old, new))
+        run = [sys.executable, "-m", "pytest", "-x", "-q", f"tests/{tests}"]
+        done = subprocess.run(run, cwd=copy, capture_output=True, text=True)
+    return None if done.returncode == 1 else f"{name}: {tests} did not notice"
+
+
+def main(word=""):
+    chosen = [m for m in MUTANTS if word in m[0]]
+    alive = []
+    for m in chosen:
+        problem = survives(*m)
+        print(f"{'ALIVE ' if problem else 'caught'}  {m[0]}", flush=True)
+        alive += [problem] if problem else []
+    print("\n".join(alive) or f"all {len(chosen)} caught")
+    return alive
+
+
+if __name__ == "__main__":
+    sys.exit(bool(main(*sys.argv[1:2])))

@@ -1,0 +1,81 @@
+"""The README against the code: equation tags, stars, commands, files. And the slow mutant run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+
+ROOT = Path(train.__file__).parent
+README = (ROOT / "README.md").read_text()
+TAG = re.compile(r"# ((?:MT|DDIM|LD|DDBM|DBIM) (?:Eq\.|Alg\.) \d+\*?)$", re.M)
+
+
+def code_tags():
+    """{tag: [files]} of the tags that end a line of code."""
+    found = {}
+    for path in sorted(ROOT.glob("*.py")):
+        for tag in TAG.findall(path.read_text()):
+            found.setdefault(tag, []).append(path.name)
+    return found
+
+
+def readme_rows():
+    """{tag: file} of the table "From paper to code"."""
+    section = README.split("## From paper to code")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ((?:MT|DDIM)[^|]*?) \|[^|]*\| `([\w.]+)`", section, re.M)
+    return dict(rows)
+
+
+def test_tags_equal_the_table():
+    """Otherwise a reader looks for an equation where it is not, or an equation has no place."""
+    tags = code_tags()
+    assert {t: f[0] for t, f in tags.items()} == readme_rows()
+    assert {t: len(f) for t, f in tags.items() if len(f) > 1} == {}
+
+
+def test_every_star_is_explained():
+    """Otherwise the code differs from the paper and nobody says so."""
+    section = README.split("## Differences from the papers")[1].split("\n## ")[0]
+    starred = {t for t in code_tags() if t.endswith("*")}
+    named = set(re.findall(r"((?:MT|DDIM) Eq\. \d+\*)", section))
+    assert starred == named
+    numbers = re.findall(r"^\| D(\d+) \|", section, re.M)
+    assert numbers == [str(n + 1) for n in range(len(numbers))]
+
+
+def commands():
+    for block in re.findall(r"```(?:sh|bash)\n(.*?)```", README, re.S):
+        for line in block.splitlines():
+            line = line.split(" # ")[0].strip()
+            if "train.py" in line or "evaluate.py" in line:
+                yield line
+
+
+@pytest.mark.parametrize("line", list(commands()))
+def test_readme_commands_parse(line):
+    """Otherwise the README names a flag that is gone, and a reader's first command fails."""
+    words = shlex.split(line.split("&&")[-1])
+    at = next(i for i, w in enumerate(words) if w.endswith(".py"))
+    {"train.py": train, "evaluate.py": evaluate}[words[at]].parse(words[at + 1 :])
+
+
+def test_readme_files_exist():
+    """Otherwise the README points at a file or a picture that is not there."""
+    for name in re.findall(r"(?:python|pytest) ((?:[\w-]+/)*[\w-]+\.py)", README):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / name).exists(), name
+    for word in ("/work", "/root", "/tmp", "/mnt"):
+        assert word not in README
+
+
+@pytest.mark.slow
+def test_planted_bugs_are_caught():
+    """Otherwise a test has lost its teeth."""
+    import mutants
+
+    assert mutants.main() == []
