@@ -58,9 +58,8 @@ class EncoderError(Exception):
 
 
 class Encoder(NamedTuple):
-    """A frozen encoder, made by `make` or `from_state`: encoder(items) -> (n, dim) float32, raw.
-
-    Items: PIL images, strings, or for the spec `none` vectors (dim is None if `make` saw none)."""
+    """encoder(items) -> (n, dim) float32, raw; made by `make` or `from_state`. Items: PIL images,
+    strings, or for the spec `none` vectors (dim is None if `make` saw none)."""
 
     spec: str
     modality: str
@@ -161,9 +160,8 @@ def fit_pca(spec, images, dim):
     from sklearn.decomposition import PCA
 
     rows, mode = [], None
-    decode = lambda image: image.convert("L" if image.mode == "L" else "RGB")
     for i in sample(len(images), 50_000):
-        image = read(images, i, decode)
+        image = read(images, i, lambda image: image.convert("L" if image.mode == "L" else "RGB"))
         if not isinstance(image, OSError):
             mode = mode or image.mode
             rows.append(thumbnail(image, mode).ravel())
@@ -259,8 +257,7 @@ def measured(encoder):
         item = PROBE if encoder.modality == "text" else Image.new("RGB", (40, 30))
         return encoder._replace(dim=encoder([item]).shape[1])
     except Exception as error:  # whatever a model that does not fit raises
-        what = f"cannot encode one {encoder.modality}: {reason(error)}"
-        raise EncoderError(f"{encoder.spec} {what}") from error
+        raise EncoderError(f"{encoder.spec} cannot encode one item: {reason(error)}") from error
 
 
 def clip_source(spec, download):
@@ -393,7 +390,7 @@ def encode(encoder, items, key, cache_dir, batch=256, workers=0):
     """(latents, broken): a read-only memory map (N, d) float32, and the indices of broken items.
 
     Items that raise OSError get zeros. `key` changes with the items (`Split.key`). `workers`
-    threads prepare items meanwhile. Raises EncoderError for NaN, over 1 % broken items, a full disk.
+    threads prepare items meanwhile. Raises EncoderError for NaN, over 1 % broken items, no disk.
     One process at a time may encode a thing: under torchrun rank 0 does, the others wait."""
     if not len(items):
         raise EncoderError(f"{encoder.spec}: there are no {encoder.modality}s to encode")
@@ -539,12 +536,12 @@ class Latents(NamedTuple):
 
 def encode_split(split, E_image, E_text, cache_dir):
     """Each image once, each caption once -> Latents, without the pairs of broken images."""
-    image, text, broken = split.images, split.captions, []
+    image, text, lost = split.images, split.captions, []
     if E_image.spec != "none":  # else they are vectors already, memory-mapped where they lie
-        image, broken = encode(E_image, image, split.key, cache_dir)
+        image, lost = encode(E_image, image, split.key, cache_dir)
     if E_text.spec != "none":
         text, _ = encode(E_text, text, split.key, cache_dir)
-    kept = ~np.isin(split.pairs[:, 0], broken)
+    kept = ~np.isin(split.pairs[:, 0], lost)
     full, bare = np.flatnonzero(kept & ~split.bare), np.flatnonzero(kept & split.bare)
     return Latents(image, text, split.pairs, full, bare)
 

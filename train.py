@@ -382,7 +382,9 @@ def main(argv=None):
     say = print if rank == 0 else lambda *a: None
     say(
         " ".join(
-            f"--{k.replace('_', '-')} {v}" for k, v in vars(args).items() if v not in (None, False)
+            f"--{k.replace('_', '-')} {v}"
+            for k, v in vars(args).items()
+            if v is not None and v is not False
         )
     )
     start = time.time()

@@ -861,7 +861,7 @@ def test_vectors_are_neither_cached_nor_copied(tmp_path):
 
 
 def test_one_side_may_be_vectors(tmp_path):
-    """With vectors on one side, the other side is not encoded or its broken images are forgotten."""
+    """With vectors on one side, the broken images of the other side are forgotten."""
     split = small_split()._replace(captions=np.arange(10, dtype=np.float32).reshape(5, 2))
     image, none = two_encoders()[0], make("none", "text", np.zeros((1, 2)))
     latents = encoders.encode_split(split, image, none, tmp_path)
