@@ -402,10 +402,12 @@ def face_caption(has):
     return ", ".join([f"a photo of a {who}", *rest]).lower().replace("_", " ")
 
 
-def celeba(root, split):
+def celeba(root, split, allow_train=False):
     """CelebA's aligned faces, captioned by `face_caption`, on the official identity-disjoint split.
 
-    Only an evaluation set, as in the paper: `load` refuses its train split."""
+    Only an evaluation set, as in the paper: the train split needs allow_train."""
+    if split == "train" and not allow_train:
+        raise DataError("celeba: MT only tests on it; test with --on celeba, or say --celeba-train")
     files = [os.path.join(root, f"list_{name}.txt") for name in ("attr_celeba", "eval_partition")]
     rows = []
     try:
@@ -535,14 +537,14 @@ def mates(ids, where):
 def load(name, root=None, split="train", **options):
     """One split of a data set: the only function that other files call.
 
-    root is the folder of a set on disk, as in TREES; options are those of `latents`. Raises
+    root is the folder of a set on disk, as in TREES; options: see `latents` and `celeba`. Raises
     DataError for an unknown name or split, and for data that is missing or broken."""
     if name not in NAMES:
         raise DataError(f"no data set {name!r}; there are {', '.join(NAMES)}")
     if split not in SIDES:
         raise DataError(f"no split {split!r}; there are {', '.join(SIDES)}")
-    if split == "train" and name in ("glyphs-stix", "celeba"):
-        raise DataError(f"{name} is never trained on: train on another set, test on this one")
+    if split == "train" and name == "glyphs-stix":
+        raise DataError("glyphs-stix is never trained on: train on glyphs, test on glyphs-stix")
     if name.startswith("glyphs"):
         return glyphs(split, FACES if name == "glyphs" else STIX)
     root = root and os.path.expanduser(root)

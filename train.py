@@ -388,8 +388,8 @@ def main(argv=None):
         )
     )
     start = time.time()
-    torch.manual_seed(args.seed)
     E_image, E_text, latents, validation = load_latents(args, device, rank, world)
+    torch.manual_seed(args.seed)  # every process starts from the same weights
     sides = [Side(d, latents, args, device) for d in DIRECTIONS]
     parameters = sum(p.numel() for p in sides[0].net.parameters())
     say(
@@ -451,7 +451,7 @@ def main(argv=None):
 if __name__ == "__main__":
     try:
         main()
-    except (TrainError, data.DataError, encoders.EncoderError, ValueError) as e:
+    except (TrainError, data.DataError, encoders.EncoderError, ValueError, OSError) as e:
         sys.exit(f"train.py: {e}")
     except KeyboardInterrupt:
         sys.exit(
