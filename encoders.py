@@ -18,6 +18,7 @@ Try      python encoders.py image pca             (or: text bert --download)
 """
 
 import argparse
+import contextlib
 import difflib
 import functools
 import json
@@ -30,7 +31,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -227,11 +227,17 @@ def tfidf(spec, arrays):
 # pretrained networks
 
 
+@contextlib.contextmanager
 def hub(download):
     """Without `download` the hub is switched off: open_clip and tokenizers ask it unasked."""
     from huggingface_hub import constants
 
-    return patch.object(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE or not download)
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not download
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def reason(error):

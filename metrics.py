@@ -84,10 +84,10 @@ def ranks(queries, gallery, positives, chunk=2048):
 
 def recall_at_k(rank, k):
     """Share of queries whose best positive is among the first k; rank (N,) from `ranks`."""
-    return (torch.as_tensor(rank) <= k).float().mean().item()
+    return (torch.as_tensor(rank) <= k).double().mean().item()
 
 
 def accuracy(predicted, label):
     """Share of rows where the two agree; both (N,)."""
     predicted, label = same(torch.as_tensor(predicted), torch.as_tensor(label))
-    return (predicted == label).float().mean().item()
+    return (predicted == label).double().mean().item()

@@ -62,7 +62,7 @@ MUTANTS = [
     ("ties count for us", "metrics.py", "(s >= best)", "(s > best)", "test_evaluate.py"),
     ("other positives compete", "metrics.py", "s[right] = -torch.inf", "pass", "test_evaluate.py"),
     ("truncated cache is used", "encoders.py", 'done["checksum"] == checksum', "True or checksum", "test_encoders.py"),
-    ("broken images kept", "encoders.py", "~np.isin(split.pairs[:, 0], broken)", "np.isin(split.pairs[:, 0], split.pairs[:, 0])", "test_encoders.py"),
+    ("broken images kept", "encoders.py", "~np.isin(split.pairs[:, 0], lost)", "np.isin(split.pairs[:, 0], split.pairs[:, 0])", "test_encoders.py"),
     ("faces on both sides of the split", "data.py", "digest(\"glyphs\", seed, int(c))", "digest(\"glyphs\", seed, int(c), len(codes))", "test_data.py"),
 ]  # fmt: skip
 
