@@ -245,7 +245,7 @@ def test_resume_refuses_other_settings(flags, tmp_path):
     ],
 )
 def test_wrong_flags_are_one_clear_line(flags, tmp_path, wrong, says):
-    """Otherwise a slip in the command ends in a traceback, or in a run that is not what was asked."""
+    """Otherwise a slip in the command ends in a traceback, or in another run than asked."""
     errors = (train.TrainError, train.data.DataError, train.encoders.EncoderError, ValueError)
     with pytest.raises(errors, match=re.escape(says)):
         train.main(flags(wrong))

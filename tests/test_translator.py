@@ -67,7 +67,7 @@ def exact(predict="z_0", T=1000, **kw):
 
 
 def impulses(tr, c, steps, eta):
-    """(mean, covariance) of CDIM(c) for one c (1, h1), exactly: the sampler is affine in its noises."""
+    """(mean, covariance) of CDIM(c) for one c (1, h1), exactly: it is affine in its noises."""
     n = 1 + (steps - 1 if eta else 0)  # the start, and one noise a step but the last
 
     def run(which, unit):
@@ -119,7 +119,7 @@ def test_noising_keeps_unit_variance():
 @pytest.mark.parametrize("predict", ["z_0", "eps", "v"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_ddim_reproduces_a_gaussian(eta, predict):
-    """Otherwise the step is not DDIM's: mean and covariance must approach the truth as 1 / steps."""
+    """Otherwise the step is not DDIM's: mean and covariance approach the truth as 1 / steps."""
     tr, c = exact(predict), torch.randn(1, H1)
     errors = []
     for steps in (25, 50, 100) if eta else (100, 200, 400):
@@ -132,7 +132,7 @@ def test_ddim_reproduces_a_gaussian(eta, predict):
 
 
 def test_printed_eq3_would_fail():
-    """Otherwise the test above has no teeth: the paper's second factor leaves the old level's noise."""
+    """Otherwise the test above has no teeth: the printed factor leaves the old level's noise."""
     z_t, z0_hat, (a, s) = torch.randn(B, H2), torch.randn(B, H2), make_alpha()[[500, 400]]
     eps_hat = (z_t - a.sqrt() * z0_hat) / (1 - a).sqrt()
     printed = s.sqrt() * z0_hat + (1 - a).sqrt() * eps_hat
@@ -157,7 +157,7 @@ def test_one_step_is_the_estimate():
 
 
 def test_eta_one_is_ddpm():
-    """Otherwise sigma is wrong: one eta = 1 step is DDPM's posterior N(., beta-tilde) for any z_0."""
+    """Otherwise sigma is off: one eta = 1 step is DDPM's posterior N(., beta-tilde) for any z_0."""
     alpha = make_alpha()
     t = 400
     a, s = alpha[t], alpha[t - 1]
@@ -182,7 +182,7 @@ def test_guidance_convention():
 @pytest.mark.parametrize("predict", ["z_0", "eps", "v"])
 @pytest.mark.parametrize("omega", [-1.0, 0.0, 3.0])
 def test_guided_estimate(omega, predict):
-    """Otherwise guidance acts on the wrong half, on some coordinates only, or not on eps (Eq. 4)."""
+    """Or guidance acts on the wrong half, on some coordinates only, or not on eps (Eq. 4)."""
     tr, c, z_t, t = exact(predict), torch.randn(B, H1), torch.randn(B, H2), 600
     a = tr.alpha[t]
     eps = []
@@ -288,7 +288,7 @@ def test_scales():
 
 
 def test_M_by_least_squares():
-    """Otherwise "residual" is not Lemma 1's: M must be numpy's least squares with a bias, frozen."""
+    """Otherwise "residual" is not Lemma 1's: M is numpy's least squares with bias, frozen."""
     tr, c, z = fitted("residual")
     ones = np.ones((len(c), 1))
     solution = np.linalg.lstsq(np.hstack([c.numpy(), ones]), z.numpy(), rcond=None)[0]
@@ -422,7 +422,7 @@ def test_lam1_zero_leaves_M_alone():
 
 
 def test_draw_noise():
-    """Otherwise t misses a level or an eighth at T, or the condition is dropped with another rate."""
+    """Otherwise t misses a level or an eighth at T, or c is dropped at another rate."""
     n = draw_noise(8000, 2, 50, p=0.05, generator=torch.Generator().manual_seed(0))
     assert n.t.min() == 1 and n.t.max() == 50 and (n.t[::8] == 50).all()
     counts = torch.bincount(n.t[torch.arange(8000) % 8 > 0], minlength=51)[1:]
