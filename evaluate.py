@@ -248,7 +248,8 @@ def mlp(run, latents, direction):
     regress = lambda net, c: net(*blank(c, twin), twin.scale_c(c))
     path = os.path.join(run.folder, f"mlp-{direction.replace('->', '-to-')}.pt")
     means = [x.cpu().numpy() for x in (twin.c_mean, twin.z_mean)]
-    stamp = {"args": vars(a), "data": data.digest(*means)}
+    trained = {k: v for k, v in vars(a).items() if k not in train.MAY_CHANGE}
+    stamp = {"args": trained, "data": data.digest(*means)}
     saved = train.load(path) if os.path.exists(path) else {}
     if {k: saved.get(k) for k in stamp} == stamp:
         ema.load_state_dict(saved["ema"])
@@ -441,11 +442,11 @@ def curves(bench):
     axes = fig.subplots(1, 4, sharey=True)
     sweeps = {
         "omega": (0, 0.5, 1, 2, 3, 5),
-        "steps": (1, 2, 5, 10, 20, 50),
+        "steps": (1, 2, 5, 10, 20),
         "K": (1, 2, 4, 8, 16, 32),
     }
     for direction in DIRECTIONS:
-        c, z = bench.validation.of(direction, rows[:: -(-len(rows) // 400)])
+        c, z = bench.validation.of(direction, rows[:: -(-len(rows) // 300)])
         draw_gammas(axes[0], run, direction, c, z)
         for ax, (name, values) in zip(axes[1:], sweeps.items(), strict=True):
             y = [metrics.cosine(run.translate(direction, c, **{name: v}), z) for v in values]

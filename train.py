@@ -29,7 +29,7 @@ from tqdm import tqdm
 import data
 import encoders
 import evaluate
-from ddim_translator import Noise, Translator, draw_noise, gamma_star
+from ddim_translator import Noise, Translator, best_gamma, draw_noise
 from encoders import DIRECTIONS
 
 # The paper's numbers (MT 4.3). Where it is silent (steps, width, EMA) Diffusion Autoencoders'.
@@ -331,14 +331,14 @@ def draw_losses(log, path):
     plt.close(fig)
 
 
-def measure_gamma(side, latents, args, device, limit=2000):
-    """gamma* of MT Eq. 5 on at most `limit` validation pairs, in the translator's scaled units."""
+def measure_gamma(side, latents, args, device, limit=5000):
+    """gamma of MT Eq. 5 on at most `limit` validation pairs, in the translator's scaled units."""
     g = torch.Generator().manual_seed(args.seed)
     c, z = latents.of(side.direction, latents.full[:: -(-len(latents.full) // limit)])
     randn = lambda shape, device: torch.randn(shape, generator=g).to(device)
     how = {"steps": args.ddim_steps, "omega": args.omega, "K": args.K, "randn": randn}
     cM, F = side.ema.module.parts(c.to(device), **how)
-    return gamma_star(cM, F, z.to(device))
+    return best_gamma(cM, F, z.to(device))
 
 
 # ---------------------------------------------------------------------------------------------

@@ -12,7 +12,16 @@ import pytest
 import torch
 
 import ddim_translator as mt
-from ddim_translator import Translator, ddim_step, draw_noise, gamma_star, guide, make_alpha, noised
+from ddim_translator import (
+    Translator,
+    best_gamma,
+    ddim_step,
+    draw_noise,
+    gamma_star,
+    guide,
+    make_alpha,
+    noised,
+)
 
 B, H1, H2 = 5, 3, 7
 
@@ -456,3 +465,14 @@ def test_gamma_star_at_its_ends():
     cM, F = 0.8 * z + 0.4 * other, torch.eye(H2)[2:3]
     F = torch.nn.functional.normalize(F + rho_s * z)
     assert 0 < gamma_star(cM, F, z) < 10
+
+
+def test_best_gamma_of_many_samples():
+    """Otherwise auto is not the best of its grid: where lengths differ, gamma_star is not enough."""
+    z = torch.nn.functional.normalize(torch.randn(400, H2))
+    cM = (0.5 * z + 0.3 * torch.randn(400, H2)) * torch.exp(0.6 * torch.randn(400, 1))
+    F = torch.nn.functional.normalize(z + 0.8 * torch.randn(400, H2))
+    cos = lambda g: torch.cosine_similarity(z, cM + g * F).mean().item()
+    star, best = gamma_star(cM, F, z), best_gamma(cM, F, z)
+    assert cos(best) >= max(cos(g) for g in np.geomspace(star / 4, star * 4, 300)) - 1e-4
+    assert cos(best) > cos(star) + 1e-4
