@@ -468,7 +468,7 @@ def test_gamma_star_at_its_ends():
 
 
 def test_best_gamma_of_many_samples():
-    """Otherwise auto is not the best of its grid: where lengths differ, gamma_star is not enough."""
+    """Otherwise auto is not the best of its grid: gamma_star is not, where lengths differ."""
     z = torch.nn.functional.normalize(torch.randn(400, H2))
     cM = (0.5 * z + 0.3 * torch.randn(400, H2)) * torch.exp(0.6 * torch.randn(400, 1))
     F = torch.nn.functional.normalize(z + 0.8 * torch.randn(400, H2))
