@@ -51,8 +51,8 @@ def ddim_step(z_t, z0_hat, alpha_t, alpha_s, eta=0.0, noise=None):
     """From level alpha_t to the cleaner alpha_s >= alpha_t; z_t, z0_hat, noise (B, h2).
 
     z_s = sqrt(alpha_s) z0_hat + sqrt(1 - alpha_s - sigma^2) eps_hat + sigma noise   (DDIM Eq. 12)
-    eta = 0 is the deterministic DDIM, eta = 1 is DDPM. MT prints sqrt(1 - alpha_t) as the second
-    factor: that puts back the noise of the old level, and the samples never get clean."""
+    eta = 0 is the deterministic DDIM, eta = 1 with single steps DDPM. MT prints sqrt(1 - alpha_t)
+    as the second factor: that puts back the noise of the old level, and samples never get clean."""
     eps_hat = (z_t - alpha_t.sqrt() * z0_hat) / (1 - alpha_t).sqrt()
     sigma = eta * ((1 - alpha_s) / (1 - alpha_t) * (1 - alpha_t / alpha_s)).sqrt()
     kept = (1 - alpha_s - sigma**2).clamp(min=0).sqrt()
@@ -68,11 +68,12 @@ def guide(e_c, e_0, omega):
 
 
 def gamma_star(cM, F, z):
-    """The gamma >= 0 that maximises the cosine of z with cM + gamma F; all (N, h2), rows of F unit.
+    """The gamma >= 0 with the best cosine of z and cM + gamma F; all (N, h2), rows of F unit.
 
-    With a = |cM|, c1 = cos(z, cM), q = cos(z, F), kappa = cos(cM, F), here their means over N:
+    With a = |cM|, c1 = cos(z, cM), q = cos(z, F), kappa = cos(cM, F):
         gamma* = a (q - c1 kappa) / (c1 - q kappa)
-    q <= c1 kappa: F does not help, gamma* = 0. c1 <= q kappa: c M does not, gamma* is huge."""
+    Exact for one row; for N rows, the formula at the four means. q <= c1 kappa: F does not help,
+    gamma* = 0. c1 <= q kappa: c M does not, and gamma* is as large as the floor 1e-3 lets it be."""
     u = fn.normalize(cM, dim=1)
     a, c1 = cM.norm(dim=1).mean(), fn.cosine_similarity(z, u).mean()
     q, kappa = fn.cosine_similarity(z, F).mean(), (u * F).sum(1).mean()
@@ -80,10 +81,10 @@ def gamma_star(cM, F, z):
 
 
 def best_gamma(cM, F, z):
-    """What `--gamma auto` takes: the best mean cosine within a factor 4 of gamma_star.
+    """What `--gamma auto` takes: the best mean cosine at 41 points within a factor 4 of gamma_star.
 
-    gamma_star is exact for one sample; over samples whose |cM| and cos(z, F) differ, the maximum
-    of the mean cosine lies elsewhere nearby (on glyphs at 1.5 times, worth 0.0005)."""
+    gamma_star is exact for one sample (0 stays 0); over samples whose |cM| and cos(z, F) differ,
+    the maximum of the mean lies elsewhere nearby: on glyphs at 1.5 times, worth 0.0005."""
     grid = gamma_star(cM, F, z) * 4 ** torch.linspace(-1, 1, 41)
     score = lambda gamma: fn.cosine_similarity(z, cM + gamma * F).mean().item()
     return max(grid.tolist(), key=score)
@@ -121,7 +122,8 @@ class EpsTheta(nn.Module):
     """The latent DDIM of diffae, an MLP that meets z_t again at every layer, with c added (MT 4.3).
 
     z_t (B, h2), t (B,) integers in 1..T, c (B, h1), keep (B,) bool or None -> (B, h2).
-    Where keep is False the learned phi stands for c: that is MT Eq. 4's unconditional network."""
+    Where keep is False the learned phi stands for c: that is MT Eq. 4's unconditional network.
+    The name is the paper's; Translator.predict says whether the output is eps, z_0 or v."""
 
     def __init__(self, h1, h2, width=2048, layers=10, dropout=0.0):
         super().__init__()
@@ -169,9 +171,11 @@ class Translator(nn.Module):
     objective  "joint": M is trained by Eq. 9 and the DDIM models z, as printed;
                "residual": M is least squares, frozen, and the DDIM models z - c M (Lemma 1)
 
-    Methods take and return raw latents. Inside they are in *scaled* units: z times one number, so
-    that the mean square per coordinate, about the training mean, is 1; one number leaves cosines
-    alone. There |z| is about sqrt(h2), and that is the unit of gamma."""
+    Three units. Raw: what fit, loss, sample and forward take, and sample and forward return.
+    Scaled: c becomes (c - mean) c_scale, and z becomes z z_scale, where its mean square per
+    coordinate, about the training mean, is 1; one number leaves cosines alone. There |z - mean| is
+    about sqrt(h2), and that is gamma's unit; `c M` is M of the scaled c, plus a bias.
+    The diffusion's: (scaled z - centre(c)) r_scale, which has mean 0 and mean square 1."""
 
     def __init__(
         self, h1, h2, width=2048, layers=10, dropout=0.0, T=1000, predict="z_0", objective="joint"
@@ -196,13 +200,13 @@ class Translator(nn.Module):
         """Means and scales of the training pairs; for "residual" also M, solved and frozen.
 
         chunks: iterable of raw (c, z), float32 (n, h1) and (n, h2). One pass of float64 sums, so
-        memory does not grow with the data."""
+        memory does not grow with the data. Call it before moving to another device."""
         h1, h2, n = self.h1, self.h2, 0
         G = torch.zeros(h1 + 1, h1 + 1 + h2, dtype=torch.float64)  # [c 1]' [c 1 z]
         zz = torch.zeros(h2, dtype=torch.float64)
         for c, z in chunks:
-            c1 = torch.cat([c, torch.ones(len(c), 1)], 1).double()
-            G += c1.T @ torch.cat([c1, z.double()], 1)
+            c_one = torch.cat([c, torch.ones(len(c), 1)], 1).double()
+            G += c_one.T @ torch.cat([c_one, z.double()], 1)
             zz += z.double().square().sum(0)
             n += len(c)
         c_mean, z_mean = G[h1, :h1] / n, G[h1, h1 + 1 :] / n
@@ -272,20 +276,21 @@ class Translator(nn.Module):
         return z_t
 
     def F(self, z_0, c):
-        """Normalize(CDIM(c)) in scaled units. The mean is put back first: cosines are about z, not
-        about z - mean. Under "residual", F is the direction of the residual alone."""
+        """Normalize of z_0, an output of cdim or the mean of K, in scaled units. The mean is put
+        back first: cosines are about z, not z - mean. Under "residual" there is none to put back:
+        F is the direction of the residual."""
         mean = self.centre(c) if self.objective == "joint" else 0.0
         return fn.normalize(z_0 / self.r_scale + mean, dim=1)  # MT Eq. 6*
 
     # -- training
 
     def loss(self, c, z, noise, gamma=1.0, lam1=1.0, lam2=2.0, recon_steps=1):
-        """MT Eq. 9 of raw latents (B, h1), (B, h2): (loss, L_recon, L_ddim), means over numbers.
+        """MT Eq. 9 of raw latents (B, h1), (B, h2): (loss, L_recon, L_ddim), means of numbers.
 
         recon_steps says how z_hat is made inside L_recon, of which MT is silent:
-        1   z_0 estimated in one step from t = T, on every eighth row: no leak, no extra work
+        1   z_0 estimated in one step on every eighth row, whose t is T: no leak to speak of
         n   n DDIM steps from the same noise, with the gradient through all of them
-        0   z_0 estimated in one step from each row's random t: a small t shows F the answer"""
+        0   z_0 estimated in one step from each row's own t: a small t shows F the answer"""
         c, z = self.scale_c(c), z * self.z_scale
         z_0 = (z - self.centre(c)) * self.r_scale
         alpha_t = self.alpha[noise.t][:, None]  # (B, 1)
@@ -327,7 +332,7 @@ class Translator(nn.Module):
         return self.M(c), self.F(self.draw(c, K, **how), c)
 
     def forward(self, c, gamma=1.0, **how):
-        """z_hat = c M + gamma F(c): raw c (B, h1) -> raw z_hat (B, h2); `how` as for draw()."""
+        """z_hat = c M + gamma F(c): raw c (B, h1) -> raw z_hat (B, h2); `how` as for parts()."""
         cM, F = self.parts(c, **how)
         return (cM + gamma * F) / self.z_scale  # MT Eq. 5
 
@@ -348,9 +353,10 @@ def demo(steps=600):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    c, z = c[20_000:], z[20_000:]
+    held = slice(20_000, 21_000)  # gamma is chosen on other pairs than those it is scored on
+    gamma = best_gamma(*translator.parts(c[held], K=16), z[held] * translator.z_scale)
+    c, z = c[21_000:], z[21_000:]
     cM, F = translator.parts(c, K=16)
-    gamma = gamma_star(cM, F, z * translator.z_scale)
     rows = {"c M alone": cM, "F alone, one sample": translator.parts(c, K=1)[1], "F alone": F}
     rows |= {"z_hat, gamma = 1": cM + F, f"z_hat, gamma = {gamma:.1f}": cM + gamma * F}
     for name, z_hat in {**rows, "the true E[z|c]": mean(c)}.items():
