@@ -122,6 +122,12 @@ def test_bare_names_are_asked_but_never_answered():
     rows = train.draw_rows(full, bare, 20_000, 0.3, g)
     assert 0.28 < (rows >= 100).mean() < 0.32 and set(rows) == set(range(140))
     assert (train.draw_rows(full, bare, 500, 0.0, g) < 100).all()
+    text = np.repeat(np.float32([0, 1]), [100, 40])[:, None]  # 1 marks a bare name
+    pairs = np.stack([np.arange(140) % 100, np.arange(140)], 1)
+    latents = train.encoders.Latents(np.zeros((100, 3), np.float32), text, pairs, full, bare)
+    args = train.parse(["--bare", "1.0"])
+    assert train.draw_batch(latents, "text->image", 0, args)[0].eq(1).all()
+    assert train.draw_batch(latents, "image->text", 0, args)[1].eq(0).all()
 
 
 def test_two_processes_equal_one(flags, tmp_path):
@@ -140,6 +146,10 @@ def test_two_processes_equal_one(flags, tmp_path):
     assert same(
         weights(tmp_path / "one"), weights(tmp_path / "two"), exact=False, rtol=1e-3, atol=2e-5
     )
+    # AdamW forgives a scaled gradient; its norm in the log does not
+    logs = [(tmp_path / run / "log.csv").read_text().splitlines()[1:] for run in ("one", "two")]
+    norms = [[float(row.split(",")[5]) for row in log] for log in logs]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
 # -- precision
