@@ -156,11 +156,7 @@ def start_processes(device):
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if world > 1 and device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as e:
-        raise TrainError(f"--device {device}: {str(e).splitlines()[0]}") from None
+    device = evaluate.usable(device)
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return rank, world, device
@@ -335,10 +331,9 @@ def draw_losses(log, path):
 
 def measure_gamma(side, latents, args, device, limit=5000):
     """gamma of MT Eq. 5 on at most `limit` validation pairs, in the translator's scaled units."""
-    g = torch.Generator().manual_seed(args.seed)
     c, z = latents.of(side.direction, latents.full[:: -(-len(latents.full) // limit)])
-    randn = lambda shape, device: torch.randn(shape, generator=g).to(device)
-    how = {"steps": args.ddim_steps, "omega": args.omega, "K": args.K, "randn": randn}
+    how = {"steps": args.ddim_steps, "omega": args.omega, "K": args.K}
+    how["randn"] = evaluate.on_cpu(args.seed)
     cM, F = side.ema.module.parts(c.to(device), **how)
     return best_gamma(cM, F, z.to(device))
 
