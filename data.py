@@ -1,10 +1,10 @@
 """
-data.py: paired images and captions, read lazily, from eight sources.
+data.py: paired images and captions, and paired arrays of any kind, read lazily.
 
 Every loader returns one `Split`: images, captions, and the rows (i, j) that say "caption j
 describes image i". So an image may have several captions (COCO), a caption several images
 (CIFAR-10's class prompts; a character's name in twelve typefaces), and nothing downstream knows
-which data set it is looking at.
+which data set it is looking at. `load_pairs` returns `Pairs` for the latent bridge: arrays y and x.
 
 Map      load            the one entry point: load("coco", root, "train") -> Split
          glyphs          every character of the fonts inside matplotlib, and its Unicode name
@@ -12,10 +12,15 @@ Map      load            the one entry point: load("coco", root, "train") -> Spl
          coco, cc3m, celeba, cifar10, captions      official layouts on disk, described in TREES
          latents         paired vectors computed elsewhere
          Strings, Lazy   millions of strings as one buffer; items made when asked for
+         load_pairs      the entry point of pairs: load_pairs("glyph-sr", split="train") -> Pairs
+         glyph_pairs     from the glyphs: small -> large, outline -> filled, typeface -> typeface
+         glyph_solids    silhouettes -> voxels of turned letters; silhouettes, visual_hull
+         faces, handbags, shapenet, folders         layouts on disk; `late` reads them
 Letters  N images, L captions, P pairs, i an image, j a caption
 Rules    nothing is downloaded; nothing is unpickled; a missing set stops with the tree it expects
 Try      python data.py                   counts of the embedded set, and a picture of it
          python data.py coco ~/coco       the same for a data set on your disk
+         python data.py glyph-solids      the same for pairs
 """
 
 import argparse
@@ -30,6 +35,7 @@ import unicodedata
 import zlib
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 from glob import glob
 from itertools import compress
 from typing import NamedTuple
@@ -270,6 +276,23 @@ TREES = {
   image_latents=A.npy, text_latents=B.npy          (N, h1), (N, h2) floats: rows i are a pair
   groups=G.npy                                     optional (N,) integers: equal ids fit each other
   no address: any encoder's output, saved with numpy.save""",
+    "celebahq": """
+  ROOT/*.{png,jpg}                                 or in folders below; photos of faces
+  https://github.com/tkarras/progressive_growing_of_gans     30,000 faces of CelebA-HQ""",
+    "ffhq": """
+  ROOT/*.{png,jpg}                                 or in folders below: ROOT/00000/00000.png ...
+  https://github.com/NVlabs/ffhq-dataset           70,000 faces; thumbnails128x128 will do""",
+    "edges2handbags": """
+  ROOT/{train,val}/*.jpg                           512 x 256: edges left, photo right
+  http://efrosgans.eecs.berkeley.edu/pix2pix/datasets/edges2handbags.tar.gz""",
+    "shapenet": """
+  ROOT/ShapeNetRendering/SYNSET/MODEL/rendering/{00,...,23}.png   137 x 137, RGBA
+  ROOT/ShapeNetVox32/SYNSET/MODEL/model.binvox                    32 x 32 x 32
+  http://cvgl.stanford.edu/data2/{ShapeNetRendering,ShapeNetVox32}.tgz    made for 3D-R2N2""",
+    "pairs": """
+  source_dir=A, target_dir=B                       below ROOT, if any; default ROOT/{source,target}
+  A/STEM.{png,jpg,jpeg,npy,npz}, B/STEM...         files of one stem are a pair; .npz of one array
+  no address: any two things that belong together""",
 }
 
 
@@ -557,6 +580,337 @@ def load(name, root=None, split="train", **options):
     return found
 
 
+# --------------------------------------------------------------------------------------------------
+# pairs (y, x) for the latent bridge: arrays of any two shapes
+
+
+PAIRS = "glyph-sr glyph-edges glyph-faces glyph-solids celebahq ffhq edges2handbags shapenet pairs"
+PAIRS = PAIRS.split()
+LETTERS = "Lu Ll Lt Lm Lo Nd".split()  # categories of Unicode: letters and decimal digits
+YAWS = np.radians([0, 45, 90, 135])  # of the four views of a solid
+
+
+class Pairs(NamedTuple):
+    """One split of paired arrays: item i of the source y and item i of the target x.
+
+    y, x      arrays, or Lazy: len(y) == len(x). All items of one side have one shape and dtype:
+              image uint8 (C, H, W), C 1 or 3; views uint8 (V, C, H, W); volume bool (D, H, W);
+              vector float (n,)
+    key       str: changes whenever the files, the split or the options change
+    """
+
+    y: Sequence
+    x: Sequence
+    key: str
+
+    def of(self, rows):
+        """Items `rows` (B,) -> y (B, ...), x (B, ...), stacked. DataError names a broken file."""
+        take = lambda a: a[rows] if isinstance(a, np.ndarray) else np.stack([a[i] for i in rows])
+        return take(self.y), take(self.x)
+
+
+def outline(x):
+    """(N, 1, H, W) uint8 -> 255 where a pixel is inside (>= 128) and one of its 4 neighbours not.
+
+    Beyond the border is outside. A stroke two pixels thin is all outline."""
+    inside = x >= 128
+    ring = np.pad(inside, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    deep = ring[..., :-2, 1:-1] & ring[..., 2:, 1:-1] & ring[..., 1:-1, :-2] & ring[..., 1:-1, 2:]
+    return np.where(inside & ~deep, 255, 0).astype(np.uint8)
+
+
+def glyph_pairs(split, name):
+    """glyph-sr: (1, 8, 8) -> (1, 32, 32). glyph-edges, glyph-faces: (1, 32, 32) both.
+
+    No character of val or test is in train, but 8 to 10 % of the test targets are, pixel
+    for pixel: Latin A and Greek Alpha look the same."""
+    if name == "glyph-faces":  # the same characters, which both faces have
+        faces = [glyphs(split, {f: FACES[f]}) for f in ("DejaVuSans", "DejaVuSerif-BoldItalic")]
+        # the captions after the full ones are bare names, here in the order of the images
+        names = [list(face.captions)[len(face.images) :] for face in faces]
+        _, *rows = np.intersect1d(*names, return_indices=True)
+        y, x = (f.images.pixels[np.sort(i), None] for f, i in zip(faces, rows, strict=True))
+    else:
+        x = glyphs(split).images.pixels[:, None]
+        means = x.reshape(-1, 1, 8, 4, 8, 4).mean((3, 5))  # of blocks of 4 x 4 pixels
+        y = np.rint(means).astype(np.uint8) if name == "glyph-sr" else outline(x)
+    return Pairs(y, x, digest(name, split, y, x))
+
+
+def letter(font, code):
+    """(h, w) bool: a character that fills its box, max(h, w) = 28. None if it is blank."""
+    image = Image.new("1", (768, 384))
+    ImageDraw.Draw(image).text((384, 192), chr(code), fill=1, font=font, anchor="mm")
+    if not image.getbbox():
+        return None
+    image = image.crop(image.getbbox()).convert("L")
+    size = [max(1, round(s * 28 / max(image.size))) for s in image.size]
+    return np.asarray(image.resize(size, Image.Resampling.BOX)) >= 128  # half of a voxel covered
+
+
+def solid(mask, thickness, yaw):
+    """(32, 32, 32) bool [k, i, j]: mask (h, w) extruded and turned by yaw; k = 0 is the top.
+
+    Half a width of 14 and half a thickness of 5 reach sqrt(14^2 + 5^2) = 14.9 from the axis: the
+    solid stays inside the circle of radius 15.5, whatever the yaw, and no view cuts it."""
+    h, w = mask.shape
+    p, q = np.mgrid[:32, :32] - 15.5  # centres of the voxels of the plan
+    along, across = p * np.cos(yaw) + q * np.sin(yaw), q * np.cos(yaw) - p * np.sin(yaw)
+    column = np.floor(along + w / 2).astype(int)
+    inside = (column >= 0) & (column < w) & (np.abs(across) < thickness / 2)  # (32, 32)
+    volume = np.zeros((32, 32, 32), bool)
+    volume[(32 - h) // 2 :][:h] = mask[:, column.clip(0, w - 1)] & inside
+    return volume
+
+
+def view_columns():
+    """(4, 32, 32) int: the column u of view v in which voxel (i, j) of the plan is seen."""
+    p, q = np.mgrid[:32, :32] - 15.5
+    u = np.cos(YAWS)[:, None, None] * p + np.sin(YAWS)[:, None, None] * q + 15.5
+    return np.floor(u + 0.5 + 1e-9).astype(int).clip(0, 31)  # 1e-9: halves go up, despite cos
+
+
+def silhouettes(volumes):
+    """(B, 32, 32, 32) bool -> (B, 4, 1, 32, 32) uint8: 255 where any voxel falls on a pixel."""
+    falls = view_columns().reshape(4, 1, 1024) == np.arange(32)[:, None]  # (4, 32, 1024)
+    B, falls = len(volumes), falls.reshape(128, 1024).T.astype(np.float32)
+    count = volumes.reshape(B * 32, 1024).astype(np.float32) @ falls  # (B 32, 4 32), k and v, u
+    seen = count.reshape(B, 32, 4, 1, 32).transpose(0, 2, 3, 1, 4) > 0
+    return np.where(seen, 255, 0).astype(np.uint8)
+
+
+def visual_hull(views):
+    """(B, 4, 1, 32, 32) uint8 -> (B, 32, 32, 32) bool: voxels that all views show. It contains the
+    shape, and fills what no silhouette can show: the classical answer to glyph-solids."""
+    seen = [views[:, v, 0][:, :, u] >= 128 for v, u in enumerate(view_columns())]
+    return np.logical_and.reduce(seen)
+
+
+def glyph_solids(split, poses=1):
+    """Four silhouettes (4, 1, 32, 32) -> a letter or digit of a bold face as voxels (32, 32, 32).
+
+    Thickness U(4, 10) voxels and yaw U(0, 180) degrees, `poses` draws a glyph in train, 1 in val
+    and test, come from a hash of face, character and pose: no solid depends on another. 17 % of the
+    letters of test look like one of train (Latin A, Greek Alpha), but are turned otherwise."""
+    from matplotlib import get_data_path
+    from matplotlib.ft2font import FT2Font
+
+    packed = []
+    for file, words in FACES.items():
+        if "bold" not in words:
+            continue
+        path = os.path.join(get_data_path(), "fonts", "ttf", file + ".ttf")
+        font = ImageFont.truetype(path, 96, layout_engine=ImageFont.Layout.BASIC)
+        charmap = sorted(FT2Font(path).get_charmap())
+        charmap = np.array([c for c in charmap if unicodedata.category(chr(c)) in LETTERS])
+        for code in charmap[split_of(charmap) == SIDES[split]]:
+            mask = letter(font, code)
+            for pose in range(0 if mask is None else poses if split == "train" else 1):
+                h = digest("solid", words, int(code), pose)
+                u, v = int(h[:8], 16) / 2**32, int(h[8:], 16) / 2**32
+                packed.append(np.packbits(solid(mask, 4 + 6 * u, np.pi * v)))
+    if not packed:
+        raise DataError(f"glyph-solids: poses={poses} leaves none")
+    packed = np.stack(packed)  # 4 KB a volume
+    unpack = lambda i: np.unpackbits(packed[i], axis=-1).view(bool).reshape(-1, 32, 32, 32)
+    chunks = np.split(np.arange(len(packed)), range(128, len(packed), 128))
+    y = np.concatenate([silhouettes(unpack(i)) for i in chunks])
+    x = Lazy(len(packed), lambda i: unpack([i])[0])
+    return Pairs(y, x, digest("glyph-solids", split, packed))
+
+
+def picture(path, mode="RGB"):
+    """As `read_image`, in a given mode; DataError."""
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except Exception as error:
+        raise DataError(f"{path}: cannot read this image ({error})") from error
+
+
+def planes(image, size=None):
+    """PIL image -> (C, H, W) uint8, (C, size, size) if a size is given."""
+    image = image.resize((size, size), Image.Resampling.BICUBIC) if size else image
+    return np.ascontiguousarray(np.atleast_3d(image).transpose(2, 0, 1))
+
+
+def find(root, pattern):
+    """Sorted paths of the pictures below root that fit a glob pattern."""
+    found = sorted(glob(pattern, root_dir=root, recursive=True))
+    return [os.path.join(root, f) for f in found if f.lower().endswith((".png", ".jpg", ".jpeg"))]
+
+
+def sides(names, cuts, where):
+    """`side_of` by a hash of each path's last part."""
+    ids = [zlib.crc32(os.path.basename(name).encode()) for name in names]
+    return side_of(ids, cuts, where) if ids else []
+
+
+# Each layout: (root, split, options) -> items, side, make. An item is a tuple of paths, those of y
+# first; side (N,) is its split, 0 to 2; make(*item) -> y, x reads it.
+
+
+def faces(root, split, size=128):
+    """x = the square in the middle, (3, size, size); y = x shrunk 8 times by Pillow's bicubic.
+
+    90 / 5 / 5 % by a hash of the file's name."""
+
+    def make(path):
+        image = picture(path)
+        s, (left, top) = min(image.size), ((n - min(image.size)) // 2 for n in image.size)
+        square = image.crop((left, top, left + s, top + s))
+        x = square.resize((size, size), Image.Resampling.BICUBIC)
+        return planes(x, size // 8), planes(x)
+
+    files = find(root, "**/*")
+    return [(f,) for f in files], sides(files, [0.90, 0.95], root), make
+
+
+def handbags(root, split, size=64):
+    """Side by side on disk: y = edges (left), x = photo (right), (3, size, size) both.
+
+    test = the official val part; val = 2 % of train by a hash of the name."""
+
+    def make(path):
+        image = picture(path)
+        w, h = image.size
+        if w != 2 * h:
+            raise DataError(f"{path}: {w} x {h} pixels are not two squares side by side")
+        return [planes(image.crop((left, 0, left + h, h)), size) for left in (0, h)]
+
+    files = find(root, "val/*" if split == "test" else "train/*")
+    side = [2] * len(files) if split == "test" else sides(files, [0.98], root)
+    return [(f,) for f in files], side, make
+
+
+def read_binvox(path):
+    """Voxels (D, H, W) bool of a .binvox file, turned to [k, i, j]: height, top first, then plan.
+
+    After a header of text, pairs of bytes (value, count) run along y (up), then z, then x."""
+    try:
+        with open(path, "rb") as f:
+            head, _, body = f.read().partition(b"\ndata\n")
+        words = head.split()
+        at = words.index(b"dim") + 1
+        if words[0] != b"#binvox":
+            raise ValueError("no #binvox in its first line")
+        value, count = np.frombuffer(body, np.uint8).reshape(-1, 2).T
+        X, Z, Y = (int(n) for n in words[at : at + 3])
+        volume = np.repeat(value > 0, count).reshape(X, Z, Y)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a whole binvox file ({error})") from error
+    return np.ascontiguousarray(volume.transpose(2, 0, 1)[::-1])  # [x, z, y] -> [-y, x, z]
+
+
+def shapenet(root, split, views=4, size=64):
+    """3D-R2N2's ShapeNet: y = the first `views` renderings (V, 3, size, size), x = (32, 32, 32).
+
+    Models that both trees have. 80 / 10 / 10 % by a hash of the model's id: not the lists of any
+    paper. Renderings lie on grey 240, and lose 4 or 5 pixels of margin, as in LDDBM's code."""
+
+    def view(path):
+        image = picture(path, "RGBA")
+        if image.size != (137, 137):
+            raise DataError(f"{path}: {image.size} pixels; 3D-R2N2's renderings are 137 x 137")
+        grey = Image.new("RGBA", image.size, (240, 240, 240, 255))
+        image = Image.alpha_composite(grey, image).convert("RGB")
+        return planes(image.crop((4, 4, 132, 132)), size)
+
+    renderings, voxels = (os.path.join(root, f"ShapeNet{k}") for k in ("Rendering", "Vox32"))
+    models = map(os.path.dirname, sorted(glob("*/*/model.binvox", root_dir=voxels)))
+    models = [m for m in models if os.path.isdir(os.path.join(renderings, m, "rendering"))]
+    files = [f"rendering/{v:02}.png" for v in range(views)]
+    item = lambda m: [os.path.join(renderings, m, file) for file in files]
+    items = [(*item(m), os.path.join(voxels, m, "model.binvox")) for m in models]
+    make = lambda *paths: (np.stack([view(p) for p in paths[:-1]]), read_binvox(paths[-1]))
+    return items, sides(models, [0.80, 0.90], root), make
+
+
+def read_item(path):
+    """Any file of `pairs`: a picture (C, H, W) uint8, or its array; floats become float32."""
+    try:
+        if not path.lower().endswith((".npy", ".npz")):
+            return planes(read_image(path, path))
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            (only,) = found.files
+            found = found[only]
+    except Exception as error:  # anything may be in a file
+        raise DataError(f"{path}: no picture, .npy, nor .npz of one array ({error})") from error
+    if found.dtype.kind == "f":
+        if not (np.abs(found.astype(np.float64)) < 3e38).all():  # what float32 holds
+            raise DataError(f"{path}: holds NaN, inf or numbers over 3e38")
+        found = found.astype(np.float32)
+    elif found.dtype not in (np.uint8, bool):
+        raise DataError(f"{path}: {found.dtype}; expected floats, uint8 or bool")
+    return found[None] if found.ndim == 2 else found
+
+
+def folders(root, split, source_dir=None, target_dir=None):
+    """Two folders whose files share stems: y of one, x of the other. 90 / 5 / 5 % by their hash."""
+    found = []
+    for given in (source_dir or "source", target_dir or "target"):
+        top = os.path.join(root or "", os.path.expanduser(given))
+        if not os.path.isdir(top):
+            raise missing("pairs", top, "no such folder")
+        kinds = ("png", "jpg", "jpeg", "npy", "npz")
+        files = [f for f in sorted(os.listdir(top)) if f.lower().rpartition(".")[2] in kinds]
+        found.append({os.path.splitext(f)[0]: os.path.join(top, f) for f in files})
+        if len(found[-1]) < len(files):
+            raise DataError(f"{top}: two files of one stem among {', '.join(files[:4])} ...")
+    y, x = found
+    stems = [stem for stem in y if stem in x]
+    if not stems:
+        some = [", ".join(list(part.values())[:2]) or "no file" for part in found]
+        raise DataError(f"no stem is in both folders: found {some[0]} ... and {some[1]} ...")
+    items = [(y[stem], x[stem]) for stem in stems]
+    make = lambda *paths: [read_item(path) for path in paths]
+    return items, sides(stems, [0.90, 0.95], top), make
+
+
+def late(name, split, items, side, make, options):
+    """Pairs of files, read when asked for, and once for both y and x. All must look like the first
+    item of all splits: DataError names the file that does not."""
+    index = np.flatnonzero(np.asarray(side) == SIDES[split])
+    first = make(*items[0])
+
+    @lru_cache(256)  # of(rows) asks for the y of a batch, then for the x of the same
+    def both(i):
+        item = items[index[i]]
+        found = make(*item)
+        for a, b, path in zip(found, first, (item[0], item[-1]), strict=True):
+            if (a.shape, a.dtype) != (b.shape, b.dtype):
+                raise DataError(f"{path}: {a.dtype} {a.shape}; the first has {b.dtype} {b.shape}")
+        return found
+
+    part = lambda k: Lazy(len(index), lambda i: both(i)[k], lambda i: items[index[i]][-k])
+    files = [path for i in index for path in items[i]]
+    return Pairs(part(0), part(1), digest(name, split, sorted(options.items()), stamp(files)))
+
+
+def load_pairs(name, root=None, split="train", **options):
+    """One split of paired arrays, as `load` of images and captions.
+
+    root is the folder of a set on disk, as in TREES; options: see the loader of that name. Raises
+    DataError for an unknown name or split, and for data that is missing or broken."""
+    if name not in PAIRS:
+        raise DataError(f"no pairs {name!r}; there are {', '.join(PAIRS)}")
+    if split not in SIDES:
+        raise DataError(f"no split {split!r}; there are {', '.join(SIDES)}")
+    if name.startswith("glyph"):
+        if name == "glyph-solids":
+            return glyph_solids(split, **options)
+        return glyph_pairs(split, name, **options)  # which has none: TypeError
+    root = root and os.path.expanduser(root)
+    if name != "pairs" and not (root and os.path.isdir(root)):
+        raise missing(name, root, "no such folder")
+    loaders = dict(edges2handbags=handbags, shapenet=shapenet, pairs=folders)
+    items, side, make = loaders.get(name, faces)(root, split, **options)
+    if not items:
+        raise missing(name, root, f"nothing of it for split {split!r}")
+    return late(name, split, items, side, make, options)
+
+
 def save_grid(split, path):
     """24 images of the split, each with a caption."""
     from matplotlib.figure import Figure  # draws without a display
@@ -570,6 +924,28 @@ def save_grid(split, path):
     figure.savefig(path, dpi=120)
 
 
+def sheet(a):
+    """(H, W) or (H, W, 3) of any item: views in a row; a volume as its shadows along j and i."""
+    a = np.concatenate(a, axis=-1) if a.ndim == 4 else np.atleast_2d(a)  # (C, H, V W)
+    if a.ndim == 3 and len(a) not in (1, 3):
+        return np.hstack([a.max(2), a.max(1)])
+    return a if a.ndim == 2 else a.transpose(1, 2, 0).squeeze()
+
+
+def save_pairs(pairs, path):
+    """Twelve pairs, y left of x."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 8), layout="constrained")
+    some = np.linspace(0, len(pairs.x) - 1, 12).astype(int)
+    for n, ax in enumerate(figure.subplots(4, 6).flat):
+        a = (pairs.x if n % 2 else pairs.y)[some[n // 2]]
+        low_high = dict(vmin=0, vmax=255) if a.dtype == np.uint8 else {}
+        ax.imshow(sheet(a), cmap="gray", **low_high)
+        ax.axis("off")
+    figure.savefig(path, dpi=120)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -577,6 +953,13 @@ def main():
     parser.add_argument("root", nargs="?", help="its folder")
     args = parser.parse_args()
     for side in ("test", "val", "train"):  # train last: some sets have none
+        if args.name in PAIRS:
+            split = load_pairs(args.name, args.root, side)
+            y, x = (f"{a[0].dtype} {a[0].shape}" for a in split[:2])
+            print(f"{side:6}{len(split.x):>9,} pairs of y {y} and x {x}")
+            if side == "test":
+                save_pairs(split, f"data-{args.name}.png")
+            continue
         split = load(args.name, args.root, side)
         images, captions, pairs = map(len, split[:3])
         print(f"{side:6}{images:>9,} images {captions:>9,} captions {pairs:>9,} pairs")

@@ -1,20 +1,23 @@
 """
 metrics.py: the definitions of the metrics, and nothing else. Arrays or tensors in, floats out.
 
-Cosine similarity (MT 4.2) says little by itself: a constant answer, the mean of the training
-targets, already has a cosine of 0.7 on CLIP latents. So it comes with controls: `centred_cosine`,
-where that constant scores 0, `unrelated_cosine`, the score against somebody else's target, and
-`recall_at_k`, where a constant finds one query's answer in G.
-
+Vectors  Cosine similarity (MT 4.2) says little by itself: a constant answer, the mean of the
+         training targets, already has a cosine of 0.7 on CLIP latents. So it comes with controls:
+         `centred_cosine`, where that constant scores 0, `unrelated_cosine`, the score against
+         somebody else's target, and `recall_at_k`, where a constant finds one query's answer in
+         G. `two_way` asks recall's question with a gallery of two.
+Images   psnr, ssim: distance to the truth. frechet: distance between two sets, pairs forgotten.
+Voxels   iou: distance to the truth. one_nna on chamfer: can the two sets be told apart?
 By hand  z_hat = [[1, 0], [1, 1]] and z = [[1, 0], [0, 2]] have cosines 1 and 0.7071, mean 0.8536.
          Let z be the gallery and row n the answer of query n. Query 0 has rank 1. Query 1 is as
          near to both rows: a tie, which counts against it, rank 2. So R@1 = 0.5 and R@2 = 1.
-Letters  N queries   G gallery   d width
+Letters  N queries or shapes   G gallery   d width   B, C, H, W images   D, H, W voxels
 Errors   ValueError for NaN, Inf, nothing at all, and shapes that do not fit
 """
 
 import torch
 import torch.nn.functional as fn
+from scipy.ndimage import distance_transform_edt
 
 
 def rows(x):
@@ -91,3 +94,158 @@ def accuracy(predicted, label):
     """Share of rows where the two agree; both (N,)."""
     predicted, label = same(torch.as_tensor(predicted), torch.as_tensor(label))
     return (predicted == label).double().mean().item()
+
+
+def two_way(queries, gallery):
+    """Matching accuracy with two candidates, the right one and a wrong one; chance is 0.5.
+
+    Mean over all n and all m != n of [cos(q_n, g_n) > cos(q_n, g_m)], a tie counts one half. Rows
+    are pairs, both (N, d), N at least 2. The face-voice test of Nagrani et al. 2018."""
+    q, g = same(rows(queries).double(), rows(gallery).double())
+    N = len(q)
+    if N < 2:
+        raise ValueError("two-way matching needs two pairs at least, here is 1")
+    sim = fn.normalize(q) @ fn.normalize(g).T  # (N, N)
+    sim = sim.float()  # the last bits are rounding and would decide ties
+    right = sim.diag()[:, None]
+    won = (right > sim).double() + (right == sim).double() / 2
+    return ((won.sum() - N / 2) / (N * (N - 1))).item()  # the diagonal ties with itself: N / 2
+
+
+# --------------------------------------------------------------------------------------------------
+# images
+
+
+def images(x_hat, x, low, high):
+    """Both (B, C, H, W) as float32, x_hat clamped to [low, high]. The truth has to lie there."""
+    x_hat, x = same(torch.as_tensor(x_hat).cpu().float(), torch.as_tensor(x).cpu().float())
+    if x.ndim != 4 or not x.numel() or not (x_hat - x).isfinite().all():
+        raise ValueError(f"finite images (B, C, H, W) are needed, these are {tuple(x.shape)}")
+    slack = 1e-4 * (high - low)  # rounding
+    if not (low < high and low - slack <= x.min() and x.max() <= high + slack):
+        span = f"[{x.min():g}, {x.max():g}]"
+        raise ValueError(f"true images span {span}: low={low:g}, high={high:g} is not their range")
+    return x_hat.clamp(low, high), x
+
+
+def psnr(x_hat, x, low=0.0, high=1.0):
+    """Mean over images of 10 log10((high - low)^2 / MSE), dB, at most 100 each; (B, C, H, W).
+
+    MSE is one image's, over channels and pixels; an image without error counts 100 dB. The range
+    is stated, never inferred from x_hat, where overshoot widens it and earns decibels. x_hat is
+    clamped to the range, as saving a picture does. Mean of decibels, not decibels of the mean."""
+    x_hat, x = images(x_hat, x, low, high)
+    mse = (x_hat - x).double().square().mean((1, 2, 3)) / (high - low) ** 2  # (B,)
+    return (-10 * mse.clamp(min=1e-10).log10()).mean().item()
+
+
+def ssim(x_hat, x, low=0.0, high=1.0):
+    """Structural similarity of Wang et al. 2004; (B, C, H, W) of 11 pixels at least; 1 is equal.
+
+    (2 mu nu + C1) (2 cov + C2) / ((mu^2 + nu^2 + C1) (var + var' + C2)), moments under a Gaussian
+    window of 11 x 11 pixels and sigma 1.5, population variances, C1 = (0.01 (high - low))^2, C2 =
+    (0.03 (high - low))^2. Mean over windows wholly inside, channels, images; clamped as in psnr."""
+    x_hat, x = images(x_hat, x, low, high)
+    if min(x.shape[2:]) < 11:
+        raise ValueError(f"SSIM's window has 11 x 11 pixels, images are {tuple(x.shape[2:])}")
+    g = torch.exp(-(torch.arange(-5, 6).double() ** 2) / (2 * 1.5**2))
+    g = (g / g.sum()).view(1, 1, 11, 1)
+    C1, C2 = (0.01 * (high - low)) ** 2, (0.03 * (high - low)) ** 2
+    out = []
+    for p, q in zip(x_hat.flatten(0, 1).split(256), x.flatten(0, 1).split(256), strict=True):
+        p, q = p.double()[:, None], q.double()[:, None]  # (up to 256 planes, 1, H, W)
+        maps = (p, q, p * p, q * q, p * q)
+        mu, nu, pp, qq, pq = (fn.conv2d(fn.conv2d(v, g), g.mT) for v in maps)
+        top = (2 * mu * nu + C1) * (2 * (pq - mu * nu) + C2)
+        bottom = (mu**2 + nu**2 + C1) * (pp - mu**2 + qq - nu**2 + C2)
+        out.append((top / bottom).mean((1, 2, 3)))
+    return torch.cat(out).mean().item()
+
+
+def root(C):
+    """Symmetric square root of a covariance; eigenvalues below 0 are rounding."""
+    values, vectors = torch.linalg.eigh(C)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+def frechet(f, g):
+    """Squared Frechet distance between Gaussians fitted to features f (N, d) and g (M, d).
+
+    |mu_f - mu_g|^2 + tr(C_f + C_g - 2 (C_f C_g)^(1/2)), covariances with N - 1. FID, where the
+    features are Inception's. It falls with N: compare equal N only. The last trace is the sum of
+    the singular values of C_f^(1/2) C_g^(1/2), so covariances may be singular (N <= d)."""
+    f, g = rows(f).double(), rows(g).double()
+    same(f[0], g[0])
+    if min(len(f), len(g)) < 2:
+        raise ValueError(f"a covariance needs two rows at least, here are {len(f)} and {len(g)}")
+    C_f, C_g = (torch.atleast_2d(torch.cov(x.T)) for x in (f, g))  # (d, d); a scalar if d = 1
+    mean = (f.mean(0) - g.mean(0)).square().sum()
+    cross = torch.linalg.svdvals(root(C_f) @ root(C_g)).sum()
+    return max(0.0, (mean + C_f.trace() + C_g.trace() - 2 * cross).item())
+
+
+# --------------------------------------------------------------------------------------------------
+# voxels
+
+
+def solids(x):
+    """(N, D, H, W) bool tensor: which voxels are occupied. The threshold is the caller's."""
+    x = torch.as_tensor(x).cpu()
+    if x.ndim != 4 or not x.numel() or x.dtype != torch.bool:
+        kind = f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+        raise ValueError(f"bool voxels (N, D, H, W) are needed, these are {kind}")
+    return x
+
+
+def iou(a, b):
+    """Mean over objects of |a and b| / |a or b|; both (N, D, H, W) bool. Both empty counts 1.
+
+    Per object: pooled over the set, large objects would decide."""
+    a, b = same(solids(a).flatten(1), solids(b).flatten(1))
+    both, either = (a & b).sum(1).double(), (a | b).sum(1)
+    return torch.where(either > 0, both / either, 1.0).mean().item()
+
+
+def one_way(a, b):
+    """(N, M): mean over the voxels of a[n] of the Euclidean distance to the nearest of b[m]."""
+    far = torch.tensor(b.shape[1:]).double().norm().item()  # longer than any distance in the grid
+    to_b = torch.full((len(b), b[0].numel()), far, dtype=torch.float64)
+    for m, shape in enumerate(b):
+        if shape.any():
+            to_b[m] = torch.from_numpy(distance_transform_edt(~shape.numpy())).flatten()
+    inside = a.flatten(1).double()  # (N, V) by (V, M)
+    return (inside @ to_b.T / inside.sum(1, keepdim=True)).nan_to_num(far)  # 0 / 0: a[n] is empty
+
+
+def chamfer(a, b):
+    """(N, M) symmetric Chamfer distances, in voxels, of bool (N, D, H, W) and (M, D, H, W).
+
+    Mean over the voxels of a[n] of the distance to the nearest voxel of b[m], plus the reverse;
+    exact, over all occupied voxels, distances not squared. An empty shape is as far as the grid's
+    diagonal, each way, from every other, and at 0 from an empty one."""
+    a, b = solids(a), solids(b)
+    same(a[0], b[0])
+    d = one_way(a, b) + one_way(b, a).T
+    d[~a.flatten(1).any(1)[:, None] & ~b.flatten(1).any(1)] = 0.0
+    return d
+
+
+def one_nna(d_aa, d_ab, d_bb):
+    """1-nearest-neighbour accuracy (Lopez-Paz & Oquab 2017): can sets a and b be told apart?
+
+    The share of samples of both whose nearest other sample is of their own set; a tie between
+    the sets counts one half. d_ab (N, N) distances from a to b, d_aa and d_bb within (diagonals
+    are ignored). 0.5 is ideal, 1 disjoint. Below 0.5, a[n] is nearer to b[n] than samples are to
+    each other: exact copies give 0, so where b answers a in pairs, low is no fault."""
+    d_aa, d_ab, d_bb = rows(d_aa), rows(d_ab), rows(d_bb)  # float32: rounding decides no ties
+    N = len(d_ab)
+    if N < 2 or not d_aa.shape == d_ab.shape == d_bb.shape == (N, N):
+        shapes = ", ".join(str(tuple(d.shape)) for d in (d_aa, d_ab, d_bb))
+        raise ValueError(f"1-NNA needs sets of equal size, two or more; distances are {shapes}")
+
+    def won(own, other):
+        own = own.clone().fill_diagonal_(torch.inf).amin(1)
+        other = other.amin(1)
+        return (own < other).double() + (own == other).double() / 2
+
+    return torch.cat([won(d_aa, d_ab), won(d_bb, d_ab.T)]).mean().item()

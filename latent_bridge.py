@@ -1,0 +1,668 @@
+"""
+latent_bridge.py: from a source y to a target x of any other shape, by a diffusion bridge of latents.
+
+Papers   [LD]    Berman et al., "Towards General Modality Translation with Contrastive and
+                 Predictive Latent Diffusion Bridge" (LDDBM), arXiv 2510.20819; equations by the poster
+         [DDBM]  Zhou et al., "Denoising Diffusion Bridge Models", arXiv 2309.16948
+         [DBIM]  Zheng et al., "Diffusion Bridge Implicit Models", arXiv 2405.15885
+Computes y -> z_T = E_y(y) -> bridge -> z_0 -> x_hat = D_x(z_0)
+Map      Kernel        q(z_t | z_0, z_T): the one place that knows the schedule
+         Denoiser      B: a transformer encoder-decoder that reads z_0 at [MASK] tokens; UNet
+         Encoder       E_x, E_y: any array -> tokens; Decoder: D_x, tokens -> any array
+         Bridge        preconditioning, the losses of LD, sampling
+         dbim, heun    samplers: few steps; and DDBM's own, the reference
+Letters  B batch   N tokens   D numbers a token   W width   S steps, or network evaluations (NFE)
+         t = 0 is the target, t = T the source
+Differs  a star marks an equation we changed: "Differences from the papers" in README.md says why
+Try      python latent_bridge.py        a bridge with a known answer: every sampler against it, 10 s
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as fn
+from torch import nn
+
+# ---------------------------------------------------------------------------------------------
+# The bridge: a diffusion tied to z_0 at t = 0 and to z_T at t = T
+
+
+class Kernel:
+    """q(z_t | z_0, z_T) = N(a_t z_T + b_t z_0, std_t^2), a base diffusion conditioned on its end.
+
+    Base: z_t = s_t z_0 + s_t rho_t eps. VP: s = exp(-u/2), rho^2 = exp(u) - 1, where
+    u(t) = beta_d t^2 / 2 + beta_min t, T = 1. VE: s = 1, rho = t, T = sigma_max."""
+
+    def __init__(self, kind="vp", beta_d=2.0, beta_min=0.1, sigma_max=80.0):
+        if kind not in ("vp", "ve"):
+            raise ValueError(f"kernel {kind!r}: choose vp or ve")
+        self.kind, self.beta_d, self.beta_min = kind, beta_d, beta_min
+        self.T = 1.0 if kind == "vp" else sigma_max
+
+    def base(self, t):
+        """s_t and rho_t^2. expm1: exp(u) - 1 loses its digits near t = 0."""
+        if self.kind == "ve":
+            return torch.ones_like(t), t**2
+        u = self.beta_d * t**2 / 2 + self.beta_min * t
+        return torch.exp(-u / 2), torch.expm1(u)
+
+    def __call__(self, t):
+        """(a_t, b_t, std_t) at times t in [0, T], float64, of t's shape.
+
+        a = s rho^2 / (s_T rho_T^2),  b = s (1 - rho^2 / rho_T^2),  std = s rho sqrt(1 - rho^2 / rho_T^2)
+        so a = 0, b = 1 at t = 0; a = 1, b = 0 at t = T; std = 0 at both ends."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        s, rho2 = self.base(t)
+        s_T, rho2_T = self.base(torch.full_like(t, self.T))
+        left = 1 - rho2 / rho2_T
+        return s / s_T * rho2 / rho2_T, s * left, s * (rho2 * left).sqrt()  # DDBM Eq. 8
+
+    def rates(self, t):
+        """Time derivatives of (a_t, b_t, std_t)."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        return torch.func.jvp(self, (t,), (torch.ones_like(t),))[1]
+
+    def g2(self, t):
+        """g(t)^2, the squared diffusion coefficient of the base process."""
+        return self.beta_d * t + self.beta_min if self.kind == "vp" else 2 * t
+
+
+# ---------------------------------------------------------------------------------------------
+# Samplers: `denoise(z_t, t) -> z0_hat` is all they know of the network
+
+
+def grid(S, T, kind="uniform", rho=7, t_min=1e-4):
+    """S + 1 times from T to 0: T, just below it, ..., 0; S network evaluations, at all but 0."""
+    if kind == "uniform":
+        inner = torch.linspace(T * (1 - 1e-3), 0, S, dtype=torch.float64)
+    else:
+        ends = [(T * x) ** (1 / rho) for x in (1 - 1e-3, t_min)]
+        inner = torch.linspace(*ends, S, dtype=torch.float64) ** rho
+    inner[-1] = 0
+    return [T, *inner.tolist()]
+
+
+def dbim(denoise, z_T, kernel, times, eta=0.0, order=1, randn=torch.randn):
+    """A sample of z_0 given z_T (B, N, D).
+
+    The first step leaves z_T with fresh noise ("booting noise"): there std = 0, and no z_t tells
+    the noise from the mean. For eta = 0 this noise is all the chance there is.
+    order 2, 3: z0_hat is extrapolated as a polynomial in lambda = ln(b / std); needs eta = 0."""
+    past, z_t = [], z_T
+    for t, s in zip(times[:-1], times[1:], strict=True):  # from t to the cleaner s
+        z0_hat = denoise(z_t, t)
+        (a_t, b_t, std_t), (a_s, b_s, std_s) = kernel(t), kernel(s)
+        if t == times[0]:
+            z_t = a_s * z_T + b_s * z0_hat + std_s * noise_like(z_T, randn)  # boot
+            continue
+        if order > 1 and s > 0:
+            past = [((b_t / std_t).log(), z0_hat), *past[: order - 1]]
+            I = integral(past, (b_s / std_s).log())
+            z_t = std_s / std_t * z_t + (a_s - a_t * std_s / std_t) * z_T + std_s * I
+            continue
+        # the noise that keeps the chain Markov (eta = 1): z_T's weight below becomes 0
+        omega = eta * (std_s**2 - (std_t * a_s / a_t) ** 2).clamp(min=0).sqrt()
+        eps_hat = (z_t - a_t * z_T - b_t * z0_hat) / std_t
+        z_t = a_s * z_T + b_s * z0_hat + (std_s**2 - omega**2).clamp(min=0).sqrt() * eps_hat
+        if eta and s > 0:
+            z_t = z_t + omega * noise_like(z_T, randn)
+    return z_t
+
+
+def noise_like(z, randn):
+    return randn(z.shape, device=z.device)
+
+
+def integral(past, lam_s):
+    """int exp(lam) z0_hat(lam) dlam from the latest of `past` to lam_s; past = [(lam, z0_hat), ...].
+
+    z0_hat is a polynomial through the one, two or three past values (Newton's form)."""
+    (lam, z), *older = past
+    h = lam_s - lam
+    total = -torch.expm1(-h) * z
+    if older:
+        d1 = (z - older[0][1]) / (lam - older[0][0])
+        if older[1:]:
+            d1_old = (older[0][1] - older[1][1]) / (older[0][0] - older[1][0])
+            d2 = (d1 - d1_old) / (lam - older[1][0])
+            d1 = d1 + d2 * (lam - older[0][0])
+            total = total + (h**2 / 2 - h - torch.expm1(-h)) * 2 * d2
+        total = total + (h + torch.expm1(-h)) * d1
+    return lam_s.exp() * total
+
+
+def heun(denoise, z_T, kernel, steps=40, churn=0.33, rho=7, t_min=1e-4, randn=torch.randn):
+    """DDBM's hybrid sampler: each step a stretch of the reverse SDE, then Heun on the ODE.
+
+    3 steps - 1 network evaluations (2 steps - 1 at churn 0, and then nothing is random)."""
+    ends = [(kernel.T * x) ** (1 / rho) for x in (1 - 1e-4, t_min)]
+    times = [*(torch.linspace(*ends, steps, dtype=torch.float64) ** rho).tolist(), 0.0]
+
+    def drift(z_t, t):
+        """dz/dt of the ODE: move along the kernel's curve, z0_hat and eps_hat held; and eps_hat/std."""
+        a, b, std = kernel(t)
+        da, db, dstd = kernel.rates(t)
+        z0_hat = denoise(z_t, t)
+        eps_hat = (z_t - a * z_T - b * z0_hat) / std
+        return da * z_T + db * z0_hat + dstd * eps_hat, -eps_hat / std
+
+    z_t = z_T
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        if churn:
+            m = t + churn * (s - t)
+            ode, score = drift(z_t, t)
+            kick = math.sqrt(kernel.g2(t) * (t - m)) * noise_like(z_T, randn)
+            z_t = z_t + (m - t) * (ode - kernel.g2(t) / 2 * score) + kick
+            t = m
+        d = drift(z_t, t)[0]
+        if s > 0:
+            d = (d + drift(z_t + (s - t) * d, s)[0]) / 2
+        z_t = z_t + (s - t) * d
+    return z_t
+
+
+# ---------------------------------------------------------------------------------------------
+# The denoiser
+
+
+def embed(t, width):
+    """Sinusoids of t (B,) -> (B, width)."""
+    freq = torch.exp(-math.log(10000) * torch.arange(width // 2, device=t.device) / (width // 2))
+    angle = t[:, None].float() * freq  # (B, width/2)
+    return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+def zeros(layer):
+    nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Attention(nn.Module):
+    """h (B, N, W) asks, memory (B, M, W) answers -> (B, N, W)."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, h, memory):
+        split = lambda x: x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        q, (k, v) = self.q(h), self.kv(memory).chunk(2, 2)
+        h = fn.scaled_dot_product_attention(split(q), split(k), split(v))  # (B, heads, N, W/heads)
+        return self.out(h.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention if there is a memory, MLP: each a residual branch.
+
+    With time, adaLN-zero: time shifts and scales the input of self-attention and MLP and gates
+    their outputs; the gates start at 0."""
+
+    def __init__(self, width, heads, time=False, cross=False):
+        super().__init__()
+        norm = lambda: nn.LayerNorm(width, elementwise_affine=not time)
+        self.norm_1, self.attention = norm(), Attention(width, heads)
+        self.cross = Attention(width, heads) if cross else None
+        self.norm_cross = nn.LayerNorm(width) if cross else None
+        hidden = 4 * width
+        self.norm_2 = norm()
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.ada = zeros(nn.Linear(width, 6 * width)) if time else None
+
+    def forward(self, h, emb=None, memory=None):
+        """h (B, N, W), emb (B, W) of the time, memory (B, M, W)."""
+        a1, b1, g1, a2, b2, g2 = 0, 0, 1, 0, 0, 1
+        if self.ada is not None:
+            a1, b1, g1, a2, b2, g2 = self.ada(emb)[:, None].chunk(6, 2)  # (B, 1, W) each
+        x = self.norm_1(h) * (1 + a1) + b1
+        h = h + g1 * self.attention(x, x)
+        if self.cross is not None:
+            h = h + self.cross(self.norm_cross(h), memory)
+        return h + g2 * self.mlp(self.norm_2(h) * (1 + a2) + b2)
+
+
+class Denoiser(nn.Module):
+    """LD's transformer encoder-decoder: scaled z_t (B, N, D), c_noise (B,), memory -> (B, N, D).
+
+    remember  tokens of z_T -> memory (B, N, W). It knows no time: once per sample is enough
+    forward   tokens of z_t and N learned [MASK] tokens look at each other and at the memory; the
+              answer for position i is read at mask i
+    The switches are rows of LD's ablation: without `cross`, a DiT whose token i holds z_t and z_T
+    at i; without `spatial`, no token knows its place; without `mask`, the answer is read at the
+    tokens of z_t (LD: only the [MASK] tokens have learned content)."""
+
+    def __init__(self, N, D, width=96, heads=4, layers=2, cross=True, spatial=True, mask=True):
+        super().__init__()
+        self.N, self.width = N, width
+        learned = lambda n: nn.Parameter(0.02 * torch.randn(n, width))
+        self.embed = nn.Linear(D if cross else 2 * D, width)
+        self.embed_T = nn.Linear(D, width) if cross else None
+        self.place = learned(N) if spatial else None  # position i, the same in z_T, z_t and masks
+        self.mask = learned(1) if mask else None
+        linear = lambda: nn.Linear(width, width)
+        self.time = nn.Sequential(linear(), nn.SiLU(), linear(), nn.SiLU())
+        self.encoder = nn.ModuleList(Block(width, heads) for _ in range(layers * cross))
+        depth = layers if cross else 2 * layers
+        self.decoder = nn.ModuleList(Block(width, heads, True, cross) for _ in range(depth))
+        self.norm_memory = nn.LayerNorm(width) if cross else None
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.ada, self.last = zeros(nn.Linear(width, 2 * width)), zeros(nn.Linear(width, D))
+
+    def placed(self, h):
+        return h if self.place is None else h + self.place
+
+    def remember(self, z_T):
+        if self.embed_T is None:
+            return z_T
+        h = self.placed(self.embed_T(z_T))
+        for block in self.encoder:
+            h = block(h)
+        return self.norm_memory(h)
+
+    def forward(self, z, c_noise, memory):
+        emb = self.time(embed(c_noise, self.width))  # (B, W)
+        h = self.placed(self.embed(z if self.embed_T else torch.cat([z, memory], 2)))  # (B, N, W)
+        if self.mask is not None:
+            masks = self.placed(self.mask.expand(len(z), self.N, -1))
+            h = torch.cat([h, masks], 1)  # (B, 2N, W)
+        for block in self.decoder:
+            h = block(h, emb, memory)
+        shift, scale = self.ada(emb)[:, None].chunk(2, 2)
+        return self.last(self.norm(h[:, -self.N :]) * (1 + scale) + shift)  # (B, N, D)
+
+
+class UNet(nn.Module):
+    """The same job by convolutions on the square latent grid: two resolutions and a skip."""
+
+    def __init__(self, N, D, width=96):
+        super().__init__()
+        self.side, self.width = math.isqrt(N), width
+        if self.side**2 != N or self.side % 2:
+            raise ValueError(f"{N} tokens: the U-Net needs the square of an even number")
+        conv = lambda i, o, stride=1: nn.Conv2d(i, o, 3, stride, 1)
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * width))
+        self.first, self.down = conv(2 * D, width), conv(width, 2 * width, 2)
+        self.mid, self.up = (
+            conv(2 * width, 2 * width),
+            nn.ConvTranspose2d(2 * width, width, 4, 2, 1),
+        )
+        self.skip, self.last = conv(2 * width, width), zeros(conv(width, D))
+        self.norms = nn.ModuleList(nn.GroupNorm(8, w * width) for w in (1, 2, 2, 1))
+        self.from_t = nn.ModuleList(nn.Linear(3 * width, w * width) for w in (1, 2, 2, 1))
+
+    def remember(self, z_T):
+        return z_T
+
+    def forward(self, z, c_noise, memory):
+        emb = fn.silu(self.time(embed(c_noise, self.width)))
+        act = lambda h, k: fn.silu(self.norms[k](h) + self.from_t[k](emb)[:, :, None, None])
+        h = torch.cat([z, memory], 2).transpose(1, 2).unflatten(2, (self.side, self.side))
+        top = act(self.first(h), 0)  # (B, W, side, side)
+        h = act(self.mid(act(self.down(top), 1)), 2)  # (B, 2W, side/2, side/2)
+        h = act(self.skip(torch.cat([self.up(h), top], 1)), 3)
+        return self.last(h).flatten(2).transpose(1, 2)  # (B, N, D)
+
+
+DESIGNS = ("unet", "dit", "encoder-decoder", "spatial", "mask")  # LD's rows; each adds to the last
+
+
+def make_denoiser(design, N, D, width=96, heads=4, layers=2):
+    """One row of LD's design ablation. Raises ValueError for a name that is not in DESIGNS."""
+    if design not in DESIGNS:
+        raise ValueError(f"denoiser {design!r}: choose {', '.join(DESIGNS)}")
+    if design == "unet":
+        return UNet(N, D, width)
+    row = DESIGNS.index(design)
+    return Denoiser(N, D, width, heads, layers, cross=row > 1, spatial=row > 2, mask=row > 3)
+
+
+# ---------------------------------------------------------------------------------------------
+# Modality-specific modules, chosen by the shape of one item
+
+
+def kind_of(shape):
+    """(n,) vector, (C, H, W) image for C <= 4, else (D, H, W) volume, (V, C, H, W) several views."""
+    if len(shape) == 3:
+        return "image" if shape[0] <= 4 else "volume"
+    if len(shape) not in (1, 4):
+        raise ValueError(
+            f"items of shape {shape}: expected (n), (C, H, W), (D, H, W), (V, C, H, W)"
+        )
+    return "vector" if len(shape) == 1 else "views"
+
+
+def mlp(n_in, n_out, width):
+    hidden = 4 * width
+    return nn.Sequential(
+        *(nn.Linear(n_in, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()),
+        nn.Linear(hidden, n_out),
+    )
+
+
+def layout(shape, N):
+    """(channels, size, coarse grid, dimensions) of an item that convolutions can read."""
+    if kind_of(shape) == "volume":
+        return 1, shape, (4, 4, 4), 3
+    return shape[-3], shape[-2:], (round(N**0.5),) * 2, 2
+
+
+def widths(n, width):
+    """Channels at n levels, doubling up to `width`."""
+    return [max(16, width >> k) for k in range(n)][::-1]
+
+
+class Encoder(nn.Module):
+    """Items (B, *shape) -> tokens (B, N, D): E_x or E_y.
+
+    Convolutions of stride 2 down to a coarse grid; where that has N places, token i is place i,
+    else (volumes, several views) one dense layer mixes all places. Vectors: an MLP."""
+
+    def __init__(self, shape, N, D, width=64):
+        super().__init__()
+        self.N, self.convs, self.vector = N, None, kind_of(shape) == "vector"
+        if self.vector:
+            self.dense = mlp(shape[0], N * D, width)
+            return
+        C, size, coarse, d = layout(shape, N)
+        conv, pool = (
+            (nn.Conv2d, nn.AdaptiveAvgPool2d) if d == 2 else (nn.Conv3d, nn.AdaptiveAvgPool3d)
+        )
+        layers, levels = [], max(0, int(math.log2(min(size) / coarse[0])))
+        for c, out in zip([C, *widths(levels, width)], widths(levels, width), strict=False):
+            layers += [conv(c, out, 4, 2, 1), nn.GroupNorm(8, out), nn.SiLU()]
+        layers += [conv(width if levels else C, width, 3, 1, 1), nn.GroupNorm(8, width), nn.SiLU()]
+        self.convs = nn.Sequential(*layers, pool(coarse))
+        places = math.prod(coarse) * (shape[0] if kind_of(shape) == "views" else 1)
+        self.local = places == N
+        self.dense = nn.Linear(width, D) if self.local else nn.Linear(places * width, N * D)
+        self.item = (1, *shape) if d == 3 else shape[-3:]  # what the convolutions see
+
+    def forward(self, x):
+        if self.vector:
+            return self.dense(x).unflatten(1, (self.N, -1))
+        h = self.convs(x.reshape(-1, *self.item)).flatten(2).transpose(1, 2)  # (B V, places, W)
+        if self.local:
+            return self.dense(h)
+        return self.dense(h.reshape(len(x), -1)).unflatten(1, (self.N, -1))
+
+
+class Decoder(nn.Module):
+    """Tokens (B, N, D) -> items (B, *shape): D_x, an Encoder turned round."""
+
+    def __init__(self, shape, N, D, width=64):
+        super().__init__()
+        self.shape, self.width, self.vector = shape, width, kind_of(shape) == "vector"
+        if self.vector:
+            self.dense = mlp(N * D, shape[0], width)
+            return
+        C, self.size, self.coarse, d = layout(shape, N)
+        C = math.prod(shape[:-2]) if d == 2 else C  # several views are channels here
+        conv, up = (nn.Conv2d, nn.ConvTranspose2d) if d == 2 else (nn.Conv3d, nn.ConvTranspose3d)
+        places = math.prod(self.coarse)
+        self.local = places == N
+        self.dense = nn.Linear(D, width) if self.local else nn.Linear(N * D, places * width)
+        levels = max(0, math.ceil(math.log2(max(self.size) / self.coarse[0])))
+        layers, outs = [conv(width, width, 3, 1, 1)], widths(levels, width)[::-1][1:]
+        for c, out in zip([width, *outs], outs, strict=False):
+            layers += [nn.GroupNorm(8, c), nn.SiLU(), up(c, out, 4, 2, 1)]
+        c = [width, *outs][-1]
+        last = up(c, C, 4, 2, 1) if levels else conv(c, C, 3, 1, 1)
+        self.convs = nn.Sequential(*layers, nn.GroupNorm(8, c), nn.SiLU(), last)
+
+    def forward(self, z):
+        if self.vector:
+            return self.dense(z.flatten(1))
+        h = self.dense(z if self.local else z.flatten(1))
+        h = h.reshape(len(z), -1, self.width).transpose(1, 2).unflatten(2, self.coarse)
+        x = self.convs(h)
+        if x.shape[2:] != self.size:
+            x = fn.interpolate(x, self.size)
+        return x.reshape(len(z), *self.shape)
+
+
+class Patches(nn.Module):
+    """Images as their own latents: (B, C, H, W) -> (B, N, D), D = C p^2, and back. No parameters.
+
+    With it the same bridge runs in data space: DDBM."""
+
+    def __init__(self, shape, patch=4, back=False):
+        super().__init__()
+        self.H, self.patch, self.back = shape[1] // patch, patch, back
+        self.N, self.D = math.prod(shape[1:]) // patch**2, shape[0] * patch**2
+
+    def forward(self, x):
+        if self.back:
+            return fn.pixel_shuffle(x.transpose(1, 2).unflatten(2, (self.H, -1)), self.patch)
+        return fn.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
+
+
+# ---------------------------------------------------------------------------------------------
+# All of it
+
+
+class Noise(NamedTuple):
+    """All that is random in a training step."""
+
+    t: torch.Tensor  # (B,) float64 in (0, T]
+    eps: torch.Tensor  # (B, N, D)
+
+
+def draw_noise(B, N, D, T=1.0, p_T=0.1, generator=None):
+    """t uniform, but with probability p_T it is T, where z_t = z_T tells nothing of z_0."""
+    t = T * (1e-4 + (1 - 1e-4) * torch.rand(B, generator=generator, dtype=torch.float64))
+    t[torch.rand(B, generator=generator) < p_T] = T
+    return Noise(t, torch.randn(B, N, D, generator=generator))
+
+
+def info_nce(z_0, z_T, tau):
+    """-log of the right pair's share among the batch's, both ways, mean; z_0, z_T (B, N, D).
+
+    L = (H(softmax(u v' / tau)) + H(softmax(v u' / tau))) / 2, u, v the latents as unit vectors and
+    H the cross-entropy with row i's partner i. LD prints one direction, and no minus sign."""
+    u, v = (fn.normalize(z.flatten(1), dim=1) for z in (z_0, z_T))
+    logits, mine = u @ v.T / tau, torch.arange(len(u), device=u.device)
+    return (fn.cross_entropy(logits, mine) + fn.cross_entropy(logits.T, mine)) / 2
+
+
+class Bridge(nn.Module):
+    """E_y, the denoiser and D_x, with E_x for training: y (B, *y_shape) -> x (B, *x_shape).
+
+    design      the denoiser: a row of LD's ablation, see DESIGNS
+    rec         L_rec in place of L_pred: the modality models are autoencoders (D_y is for it alone)
+    data_space  no modality models: pixels in patches are the latents, and equal shapes are needed
+    Raw items are what Pairs holds. Scaled ones are centred floats of unit size: images in [-1, 1],
+    voxels -1 or 1. Losses take raw items; samples are scaled, `unscale` undoes it."""
+
+    def __init__(
+        self, y_shape, x_shape, N=16, D=32, width=96, heads=4, layers=2, conv=64,
+        kernel="vp", design="mask", tau=0.07, rec=False, data_space=False,
+    ):  # fmt: skip
+        super().__init__()
+        self.kernel, self.tau, self.rec, self.data_space = Kernel(kernel), tau, rec, data_space
+        if data_space:
+            if y_shape != x_shape or kind_of(x_shape) != "image":
+                raise ValueError(f"data space needs images of one shape, not {y_shape}, {x_shape}")
+            self.E_y, self.E_x, self.D_x = (
+                Patches(x_shape),
+                Patches(x_shape),
+                Patches(x_shape, back=True),
+            )
+            N, D = self.E_x.N, self.E_x.D
+        else:
+            self.E_y, self.E_x = Encoder(y_shape, N, D, conv), Encoder(x_shape, N, D, conv)
+            self.D_x = Decoder(x_shape, N, D, conv)
+            if rec:
+                self.D_y = Decoder(y_shape, N, D, conv)
+        self.N, self.D, self.y_shape, self.x_shape = N, D, y_shape, x_shape
+        self.net = make_denoiser(design, N, D, width, heads, layers)
+        self.register_buffer("moments", torch.tensor([1.0, 1.0, 0.0]))  # E z_0^2, z_T^2, z_0 z_T
+        for name in ("x_mean", "x_scale", "y_mean", "y_scale"):
+            self.register_buffer(name, torch.ones(()))
+
+    # -- units
+
+    def fit(self, y, x):
+        """Measure the units on some raw items, numpy arrays (n, *shape), before training."""
+        for name, items in (("y", y), ("x", x)):
+            mean, scale = {"u1": (127.5, 1 / 127.5), "b1": (0.5, 2.0)}.get(items.dtype.str[1:]) or (
+                items.mean(dtype="f8"),
+                1 / max(items.std(dtype="f8"), 1e-12),
+            )
+            getattr(self, name + "_mean").fill_(mean), getattr(self, name + "_scale").fill_(scale)
+
+    def scale_y(self, y):
+        if tuple(y.shape[1:]) != self.y_shape:
+            raise ValueError(f"y has shape {tuple(y.shape)}: this bridge starts at {self.y_shape}")
+        return (y.float() - self.y_mean) * self.y_scale
+
+    def scale_x(self, x):
+        if tuple(x.shape[1:]) != self.x_shape:
+            raise ValueError(f"x has shape {tuple(x.shape)}: this bridge leads to {self.x_shape}")
+        return (x.float() - self.x_mean) * self.x_scale
+
+    def unscale(self, x):
+        return x / self.x_scale + self.x_mean
+
+    def latents(self, y, x):
+        """(z_T, z_0), both (B, N, D), of raw items. Each token has mean 0 and mean square 1."""
+        z_T, z_0 = self.E_y(self.scale_y(y)), self.E_x(self.scale_x(x))
+        if self.data_space:
+            return z_T, z_0
+        return fn.layer_norm(z_T, (self.D,)), fn.layer_norm(z_0, (self.D,))
+
+    # -- the preconditioned denoiser
+
+    def precondition(self, t):
+        """(c_skip, c_out, c_in), float64, of t's shape, from the measured second moments.
+
+        A = E z_t^2 = a^2 E z_T^2 + b^2 E z_0^2 + 2 a b E z_0 z_T + std^2;   c_in = A^{-1/2}
+        c_skip z_t is the best linear guess of z_0, and c_out the error that it leaves."""
+        a, b, std = self.kernel(t)
+        m_0, m_T, m_0T = self.moments.double().to(t.device)
+        A = a**2 * m_T + b**2 * m_0 + 2 * a * b * m_0T + std**2
+        c_out = ((a**2 * (m_0 * m_T - m_0T**2) + m_0 * std**2) / A).clamp(min=1e-12).sqrt()
+        return (b * m_0 + a * m_0T) / A, c_out, A.rsqrt()  # DDBM preconditioning
+
+    def denoise(self, z_t, t, memory):
+        """z0_hat = c_skip z_t + c_out F(c_in z_t, c_noise, memory); z_t (B, N, D), t (B,) float64."""
+        c_skip, c_out, c_in = (c[:, None, None].to(z_t.dtype) for c in self.precondition(t))
+        F = self.net(c_in * z_t, 250 * t.log(), memory)
+        return c_skip * z_t + c_out * F.to(z_t.dtype)
+
+    # -- training
+
+    def noised(self, z_0, z_T, noise):
+        a, b, std = (c[:, None, None].to(z_0.dtype) for c in self.kernel(noise.t))
+        return a * z_T + b * z_0 + std * noise.eps
+
+    @torch.no_grad()
+    def measure(self, z_0, z_T):
+        """Running second moments for the preconditioning, over about the last 100 batches."""
+        now = torch.stack([(u * v).float().mean() for u, v in ((z_0, z_0), (z_T, z_T), (z_0, z_T))])
+        self.moments.lerp_(now, 0.01)
+
+    def freeze(self, turn):
+        """The side whose turn it is not does not move: see `loss`."""
+        for name, p in self.named_parameters():
+            ours = name.startswith("net.")
+            p.requires_grad_(turn == "both" or ours == (turn == "bridge"))
+
+    def loss(self, y, x, noise, turn="both", w_pred=1.0, w_nce=1.0, gather=lambda z: z):
+        """(what is minimised, L_bridge, L_pred, L_infoNCE) of raw items; 0 for a part not asked.
+
+        turn "bridge"    L_bridge moves the denoiser; E_x, E_y, D_x are frozen
+             "modality"  L_pred + L_infoNCE move E_x, E_y, D_x, through the frozen denoiser
+             "both"      everything at once
+             "apart"     L_rec + L_infoNCE move E_x, E_y, D_x: the first of two steps
+        gather collects the latents of all processes, whose other items are negatives too."""
+        self.freeze(turn)
+        with torch.set_grad_enabled(turn != "bridge"):
+            z_T, z_0 = self.latents(y, x)
+        self.measure(z_0, z_T)
+        L_bridge = L_pred = L_nce = torch.zeros((), device=z_0.device)
+        if turn in ("bridge", "both"):
+            L_bridge = self.bridge_loss(z_0.detach(), z_T, noise)  # else z_0 would collapse
+        if turn != "bridge":
+            apart = self.rec or turn == "apart"
+            L_pred = self.rec_loss(z_0, z_T, y, x) if apart else self.pred_loss(z_0, z_T, noise, x)
+            if w_nce:
+                L_nce = info_nce(gather(z_0), gather(z_T), self.tau)  # LD L_infoNCE*
+        return L_bridge + w_pred * L_pred + w_nce * L_nce, L_bridge, L_pred, L_nce  # LD L
+
+    def bridge_loss(self, z_0, z_T, noise):
+        """E |z0_hat - z_0|^2 / c_out^2: the score's loss, with weights that make all t alike."""
+        z0_hat = self.denoise(self.noised(z_0, z_T, noise), noise.t, self.net.remember(z_T))
+        c_out = self.precondition(noise.t)[1][:, None, None].to(z_0.dtype)
+        return ((z0_hat - z_0) / c_out).square().mean()  # LD L_bridge*
+
+    def pred_loss(self, z_0, z_T, noise, x):
+        """d(D_x(B(E_y(y))), x), d the mean square, B one step of denoising from t."""
+        z0_hat = self.denoise(self.noised(z_0, z_T, noise), noise.t, self.net.remember(z_T))
+        return (self.D_x(z0_hat) - self.scale_x(x)).square().mean()  # LD L_pred*
+
+    def rec_loss(self, z_0, z_T, y, x):
+        """d(D_x(E_x(x)), x), and under `rec` the same for y: LD's ablation."""
+        L = (self.D_x(z_0) - self.scale_x(x)).square().mean()
+        return L + (self.D_y(z_T) - self.scale_y(y)).square().mean() if self.rec else L
+
+    # -- inference
+
+    @torch.no_grad()
+    def sample(self, y, steps=10, sampler="dbim", eta=0.0, order=1, times="uniform", churn=0.33,
+               randn=torch.randn):  # fmt: skip
+        """(x_hat scaled (B, *x_shape), NFE) from raw y. steps = 1 is the regressor D_x(B(z_T, T))."""
+        z_T = self.E_y(self.scale_y(y))
+        z_T = z_T if self.data_space else fn.layer_norm(z_T, (self.D,))
+        memory, nfe = self.net.remember(z_T), 0
+
+        def denoise(z_t, t):
+            nonlocal nfe
+            nfe += 1
+            t = torch.full((len(z_t),), t, dtype=torch.float64, device=z_t.device)
+            return self.denoise(z_t, t, memory)
+
+        if sampler == "heun":
+            z_0 = heun(denoise, z_T, self.kernel, steps, churn, randn=randn)
+        else:
+            z_0 = dbim(
+                denoise, z_T, self.kernel, grid(steps, self.kernel.T, times), eta, order, randn
+            )
+        return self.D_x(z_0), nfe
+
+    @torch.no_grad()
+    def reconstruct(self, x):
+        """D_x(E_x(x)), scaled: the ceiling of every sample."""
+        z_0 = self.E_x(self.scale_x(x))
+        return self.D_x(z_0 if self.data_space else fn.layer_norm(z_0, (self.D,)))
+
+
+def demo(draws=20_000):
+    """z_0 given z_T = 1 is N(0.6, 0.4^2), so that the best denoiser is known: what samplers make of it."""
+    z_T = torch.ones(draws, 1, 1)
+    for kind in ("vp", "ve"):
+        kernel, m, s = Kernel(kind), 0.6, 0.4
+
+        def denoise(z_t, t, kernel=kernel):
+            a, b, std = kernel(t)
+            if t == kernel.T:
+                return torch.full_like(z_t, m)
+            return (m * std**2 + s**2 * b * (z_t - a * z_T)) / (std**2 + s**2 * b**2)
+
+        rows = {
+            f"DBIM {S}, {g}": dict(times=grid(S, kernel.T, g))
+            for S in (10, 20, 100)
+            for g in ("uniform", "karras")
+        }
+        for name, how in rows.items():
+            for order, eta in ((1, 0), (1, 1), (2, 0), (3, 0)):
+                z = dbim(denoise, z_T, kernel, eta=eta, order=order, **how)
+                print(f"{kind} {name:18} order {order} eta {eta}  {z.mean():.3f} {z.std():.3f}")
+        for n, churn in ((40, 0.33), (40, 0), (5, 0.33)):
+            z = heun(denoise, z_T, kernel, n, churn)
+            print(f"{kind} Heun {n} churn {churn}  {z.mean():.3f} {z.std():.3f}")
+
+
+if __name__ == "__main__":
+    demo()

@@ -1,0 +1,272 @@
+"""metrics.py, images, voxels and vectors: solved cases and independent implementations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import cdist
+
+import metrics
+
+NAN = math.nan
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def voxels(n, share=0.1, size=(5, 7, 9), seed=0):
+    return torch.from_numpy(rng(seed).random((n, *size)) < share)
+
+
+# --------------------------------------------------------------------------------------------------
+# images
+
+
+def test_psnr_by_hand():
+    """Decibels of the mean instead of the mean of decibels, no cap, or a range that is not used."""
+    x = torch.full((3, 2, 4, 5), 0.5)
+    x_hat = x.clone()
+    x_hat[0] += 0.1  # MSE 0.01 is 20 dB
+    x_hat[1, 0] += 0.01 * 2**0.5  # in one of two channels: MSE 1e-4 is 40 dB
+    assert metrics.psnr(x_hat, x) == pytest.approx((20 + 40 + 100) / 3, abs=1e-3)
+    # [-1, 1]: twice the error and twice the range
+    twice = metrics.psnr(x_hat * 2 - 1, x * 2 - 1, -1, 1)
+    assert twice == pytest.approx((20 + 40 + 100) / 3, abs=1e-3)
+
+
+@pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
+def test_overshoot_is_clamped_and_earns_nothing(metric):
+    """A prediction outside the range changes the score: its range was inferred, or not clamped."""
+    x = torch.from_numpy(rng().random((2, 3, 12, 13)))
+    x_hat = x + torch.from_numpy(rng(1).normal(0, 0.3, x.shape))
+    assert metric(x_hat, x) == metric(x_hat.clamp(0, 1), x)
+    assert metric(x_hat, x, -1, 1) == metric(x_hat.clamp(-1, 1), x, -1, 1)
+    assert metric(x_hat, x) != metric(x_hat, x, -1, 1)
+
+
+def ssim_of_plane(p, q, low, high):
+    """Wang et al. 2004 on one channel: scipy's Gaussian of radius 5, borders cut off."""
+    blur = lambda v: gaussian_filter(v, 1.5, truncate=5 / 1.5)[5:-5, 5:-5]
+    mu, nu = blur(p), blur(q)
+    var, wav, cov = blur(p * p) - mu**2, blur(q * q) - nu**2, blur(p * q) - mu * nu
+    C1, C2 = 1e-4 * (high - low) ** 2, 9e-4 * (high - low) ** 2
+    luminance = (2 * mu * nu + C1) / (mu**2 + nu**2 + C1)
+    structure = (2 * cov + C2) / (var + wav + C2)
+    return (luminance * structure).mean()
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 17, 23), (260, 1, 11, 12)])
+@pytest.mark.parametrize("low, high", [(0, 1), (-1, 1), (0, 255)])
+def test_ssim_agrees_with_scipy(shape, low, high):
+    """SSIM has another window, border, constant or mean than Wang's."""
+    x = rng().random(shape, dtype=np.float32) ** 2 * (high - low) + low
+    x_hat = x + rng(1).normal(0, 0.2 * (high - low), shape)
+    x_hat = x_hat.clip(low, high).astype(np.float32)
+    planes = zip(x_hat.reshape(-1, *shape[2:]), x.reshape(-1, *shape[2:]), strict=True)
+    each = [ssim_of_plane(p.astype(float), q.astype(float), low, high) for p, q in planes]
+    assert metrics.ssim(x_hat, x, low, high) == pytest.approx(np.mean(each), abs=1e-6)
+    assert metrics.ssim(x, x, low, high) == pytest.approx(1)
+
+
+def test_ssim_by_hand():
+    """Two constant pictures differ in luminance alone: (2 mu nu + C1) / (mu^2 + nu^2 + C1)."""
+    x_hat, x = torch.full((1, 1, 11, 12), 0.25), torch.full((1, 1, 11, 12), 0.75)
+    assert metrics.ssim(x_hat, x) == pytest.approx((0.375 + 1e-4) / (0.625 + 1e-4), rel=1e-6)
+
+
+def test_frechet_of_known_moments():
+    """Variances are divided by N, or the means, the roots or the squares are wrong."""
+    # uncorrelated columns: |mean - mean'|^2 + sum over columns of (std - std')^2
+    f = [[3, 0], [-3, 0], [0, 6], [0, -6]]  # mean (0, 0), variances 18/3 and 72/3
+    g = [[0, 0], [3, 3], [0, 6]]  # mean (1, 3), variances 6/2 and 18/2
+    first, second = (6**0.5 - 3**0.5) ** 2, (24**0.5 - 3) ** 2
+    assert metrics.frechet(f, g) == pytest.approx(1 + 9 + first + second, rel=1e-5)
+    f, g = np.array(f)[:, :1], np.array(g)[:, :1]  # one column
+    assert metrics.frechet(f, g) == pytest.approx(1 + first, rel=1e-5)
+
+
+def test_frechet_agrees_with_sqrtm():
+    """The trace of the square root is wrong where the covariances do not commute."""
+    f = rng(1).normal(size=(40, 7)) @ rng(2).normal(size=(7, 7))
+    g = rng(3).normal(size=(53, 7)) @ rng(4).normal(size=(7, 7)) + 0.5
+    C_f, C_g = np.cov(f.T), np.cov(g.T)
+    cross = np.trace(sqrtm(C_f @ C_g)).real
+    expected = ((f.mean(0) - g.mean(0)) ** 2).sum() + np.trace(C_f + C_g) - 2 * cross
+    assert metrics.frechet(f, g) == pytest.approx(expected, rel=1e-5)
+    assert metrics.frechet(g, f) == pytest.approx(expected, rel=1e-5)
+    assert metrics.frechet(f, f) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_of_singular_covariances():
+    """Fewer rows than features, or a collapsed set, gives NaN, a complex number or noise."""
+    f = rng().normal(size=(5, 31))
+    assert metrics.frechet(f, f) == pytest.approx(0, abs=1e-9)
+    assert metrics.frechet(f, f + 2) == pytest.approx(31 * 4, rel=1e-5)
+    constant = np.zeros((3, 31))
+    total = (f.mean(0) ** 2).sum() + f.var(0, ddof=1).sum()
+    assert metrics.frechet(f, constant) == pytest.approx(total, rel=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------
+# voxels
+
+
+def test_iou_is_per_object():
+    """Large objects decide (pooled over the set), or empty shapes give NaN or a wrong answer."""
+    a = torch.zeros(4, 2, 3, 5, dtype=torch.bool)
+    b = a.clone()
+    a[0, 0], b[0, 0], b[0, 1, 0] = True, True, True  # 15 of 20
+    a[1, 0, 0, :2], b[1, 0, 0, 1] = True, True  # 1 of 2
+    b[2, 0, 0, 0] = True  # 0 of 1; the fourth pair is empty: 1
+    assert metrics.iou(a, b) == pytest.approx((3 / 4 + 1 / 2 + 0 + 1) / 4)
+    assert metrics.iou(b.numpy(), a.numpy()) == metrics.iou(a, b)
+    assert metrics.iou(b, b) == 1
+
+
+def test_chamfer_agrees_with_brute_force_over_points():
+    """The distance is not exact, is squared, is one-sided, or stands at [m, n]."""
+    a, b = voxels(3), voxels(4, share=0.03, seed=1)
+    expected = np.empty((3, 4))
+    for n, m in np.ndindex(3, 4):
+        D = cdist(a[n].nonzero(), b[m].nonzero())
+        expected[n, m] = D.min(1).mean() + D.min(0).mean()
+    assert metrics.chamfer(a, b).numpy() == pytest.approx(expected)
+    assert metrics.chamfer(a, a).diag().tolist() == [0] * 3
+
+
+def test_chamfer_of_a_shifted_shape():
+    """A plate shifted by 3 voxels along its normal is not 3 away each way."""
+    a = torch.zeros(1, 9, 4, 5, dtype=torch.bool)
+    a[0, 2] = True
+    assert metrics.chamfer(a, a.roll(3, 1)).item() == pytest.approx(6)
+    # a thick plate, layers 2..6 against 5..9: 3, 2, 1, 0, 0 from their nearest layers, each way
+    a = torch.zeros(1, 12, 4, 5, dtype=torch.bool)
+    a[0, 2:7] = True
+    assert metrics.chamfer(a, a.roll(3, 1)).item() == pytest.approx(2 * 6 / 5)
+
+
+def test_chamfer_of_empty_shapes():
+    """A model that draws nothing gets NaN, or is nearer to the truth than one that draws."""
+    a = torch.zeros(2, 2, 3, 6, dtype=torch.bool)
+    a[1, 0, 0, 0] = True
+    diagonal = math.sqrt(4 + 9 + 36)
+    expected = torch.tensor([[0, 2 * diagonal], [2 * diagonal, 0]], dtype=torch.float64)
+    assert torch.allclose(metrics.chamfer(a, a), expected)
+    corner = a[1:].flip(1, 2, 3)  # as far as two voxels can be
+    assert 0 < metrics.chamfer(a[1:], corner).item() < 2 * diagonal
+
+
+def one_nna_of(a, b):
+    a, b = np.reshape(a, (len(a), -1)), np.reshape(b, (len(b), -1))
+    return metrics.one_nna(cdist(a, a), cdist(a, b), cdist(b, b))
+
+
+def test_one_nna_by_hand():
+    """A sample is its own neighbour, a set is left out, or a tie goes to one side."""
+    # a 0, 1, 10; b 4, 9, 11. Nearest others: 0 a, 1 a, 10 b and b; 4 a (1), 9 a (10), 11 a (10)
+    assert one_nna_of([0, 1, 10], [4, 9, 11]) == pytest.approx(2 / 6)
+    # a 0, 2; b 4, 9: 0 a; 2 has a and b at 2, a tie; 4 a; 9 b (4)
+    assert one_nna_of([0, 2], [4, 9]) == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+    assert one_nna_of([4, 9], [0, 2]) == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+    # b is 0 twice, a is 5, 7: 5 and 7 have each other, 0 has 0
+    assert one_nna_of([5, 7], [0, 0]) == 1
+
+
+def test_one_nna_of_whole_distributions():
+    """0.5 is not what equal distributions give, or copies and disjoint sets are mixed up."""
+    a, b = rng().normal(size=(300, 3)), rng(1).normal(size=(300, 3))
+    assert one_nna_of(a, b) == pytest.approx(0.5, abs=0.06)  # over seeds: std 0.027
+    assert one_nna_of(a, b + 20) == 1
+    assert one_nna_of(a, a) == 0  # the copy, at 0, is nearer than all of the own set
+    assert one_nna_of(np.ones((7, 2)), np.ones((7, 2))) == 0.5  # all tie
+
+
+def test_rounding_decides_no_ties():
+    """Two equal distances, computed in another order, make a sample look like its own set."""
+    d = torch.tensor([[0, 1.0], [1, 0]], dtype=torch.float64) * 0.3
+    other = torch.full((2, 2), 0.3, dtype=torch.float64) * (1 + 1e-15)
+    assert (other > 0.3).all() and metrics.one_nna(d, other, d) == 0.5
+
+
+def test_one_nna_on_voxels():
+    """Chamfer and 1-NNA do not fit together, or 1-NNA writes into the distances it is given."""
+    a, b = voxels(6), voxels(6, seed=1)
+    a[:, :, :, 4:], b[:, :, :, :5] = False, False
+    d = [metrics.chamfer(p, q).float() for p, q in ((a, a), (a, b), (b, b))]
+    assert metrics.one_nna(*d) == 1
+    assert metrics.one_nna(d[0], d[0], d[0]) == 0
+
+
+# --------------------------------------------------------------------------------------------------
+# vectors
+
+
+def test_two_way_agrees_with_a_double_loop():
+    """The right answer is compared with itself, ties win, or queries and gallery are swapped."""
+    q, g = rng().normal(size=(13, 5)), rng(1).normal(size=(13, 5))
+    g += 0.7 * q
+    g[3], g[8] = 2 * g[4], 0  # a tie of cosines; a zero row
+    unit = lambda v: v / max(np.linalg.norm(v), 1e-9)
+    total = 0
+    for n, m in np.ndindex(13, 13):
+        gap = unit(q[n]) @ unit(g[n]) - unit(q[n]) @ unit(g[m])
+        total += 0 if n == m else 0.5 if abs(gap) < 1e-6 else gap > 0
+    assert metrics.two_way(q, g) == pytest.approx(total / (13 * 12))
+    assert metrics.two_way(g, q) != pytest.approx(total / (13 * 12))
+
+
+def test_two_way_at_chance_and_at_its_best():
+    """Chance is not 0.5, collapsed answers are credited, or a perfect answer is not 1."""
+    q = rng().normal(size=(400, 16))
+    assert metrics.two_way(q, q) == 1
+    assert metrics.two_way(q, -q) < 0.01
+    assert metrics.two_way(q, rng(1).normal(size=(400, 16))) == pytest.approx(0.5, abs=0.05)
+    assert metrics.two_way(q, np.repeat(q[:1], 400, 0)) == 0.5
+    assert metrics.two_way(np.zeros((11, 3)), rng().normal(size=(11, 3))) == 0.5
+
+
+# --------------------------------------------------------------------------------------------------
+# errors
+
+X = torch.zeros(2, 1, 11, 12)
+V = torch.zeros(2, 3, 4, 5, dtype=torch.bool)
+D = torch.ones(2, 2)
+BAD = {
+    "images of another shape": lambda: metrics.psnr(X[:1], X),  # would broadcast
+    "images without a batch": lambda: metrics.psnr(X[0], X[0]),
+    "no images": lambda: metrics.psnr(X[:0], X[:0]),
+    "NaN in x_hat": lambda: metrics.ssim(X + NAN, X),
+    "NaN in x": lambda: metrics.ssim(X, X + NAN),
+    "Inf in both": lambda: metrics.psnr(X + math.inf, X + math.inf),
+    "truth below the range": lambda: metrics.psnr(X, X - 1),
+    "truth above the range": lambda: metrics.ssim(X, X + 255),
+    "no range": lambda: metrics.psnr(X, X, 0, 0),
+    "range the wrong way round": lambda: metrics.psnr(X, X, 1, 0),
+    "image too small": lambda: metrics.ssim(X[..., :10], X[..., :10]),
+    "one row": lambda: metrics.frechet(D[:1], D),
+    "widths differ": lambda: metrics.frechet(D, torch.ones(2, 3)),
+    "NaN features": lambda: metrics.frechet(D, D + NAN),
+    "probabilities for voxels": lambda: metrics.iou(V.float(), V.float()),
+    "no objects": lambda: metrics.iou(V[:0], V[:0]),
+    "numbers of objects differ": lambda: metrics.iou(V[:1], V),  # would broadcast
+    "grids differ": lambda: metrics.chamfer(V, V[:, :2]),
+    "one shape, no batch": lambda: metrics.chamfer(V[0], V[0]),
+    "sets of unequal size": lambda: metrics.one_nna(D, torch.ones(2, 3), torch.ones(3, 3)),
+    "a single sample": lambda: metrics.one_nna(D[:1, :1], D[:1, :1], D[:1, :1]),
+    "NaN distances": lambda: metrics.one_nna(D, D + NAN, D),
+    "unpaired rows": lambda: metrics.two_way(D[:1], D),  # would broadcast
+    "one pair": lambda: metrics.two_way(D[:1], D[:1]),
+    "NaN queries": lambda: metrics.two_way(D + NAN, D),
+}
+
+
+@pytest.mark.parametrize("call", BAD.values(), ids=BAD.keys())
+def test_errors_are_one_line(call):
+    """Bad input gives a number instead of a ValueError of one line."""
+    with pytest.raises(ValueError) as error:
+        call()
+    assert "\n" not in str(error.value) and len(str(error.value)) < 160
