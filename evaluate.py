@@ -1,7 +1,9 @@
 """
-evaluate.py RUN: the tables and figures of paper 1 (MT) for a trained run, beside honest baselines.
+evaluate.py RUN: the tables and figures of both papers for a trained run, beside honest baselines.
 
     python evaluate.py runs/glyphs-translator                     everything
+    python evaluate.py runs/glyph-sr-bridge                       the same for a run of the bridge
+    python evaluate.py --reproduce lddbm-losses                   a table of LD, trained anew
     python evaluate.py RUN --task similarity ablation             some of it
     python evaluate.py RUN --on celeba --data-dir ~/celeba        another data set, same encoders
     python evaluate.py RUN --on cifar10 --data-dir ~/cifar --task classification
@@ -14,27 +16,39 @@ Tasks    similarity      MT Tables 2, 3   cosine and its controls, R@1/5/10, bot
          classification  MT Table 6       zero-shot by prompts
          retrieval       MT Fig. 3b       a picture: queries and their top 5
          pictures        MT Fig. 3a       a picture: images drawn from captions never seen
+Bridge   quality         one sample, the mean of 8, and its yardsticks: Basic, the regressor, ...
+         trade-off       a figure over NFE: perception against distortion, every sampler
+         samples, tsne   pictures (LD Fig. 1); parts (when asked): what each part of it sees
 Leaves   RUN/translation.json: {"rows": [{task, direction, method, cosine, centred_cosine,
          unrelated_cosine, r1, r5, r10, pool, seed}, ...]}; RUN/classification.json; RUN/*.png;
-         with --on, the data set's name is part of every task and picture
+         with --on, the data set's name is part of every task and picture; bridge:
+         RUN/bridge.json: {"rows": [{data, method, metric, value, nfe, seconds_per_sample, seed}]}
 Rules    choices (ridge's lambda, gamma, the curves) are made on validation pairs, tables on test
-Letters  N conditions   Q queries   G gallery   P pairs   h1 = dim c   h2 = dim z
+Letters  N conditions, or pairs of the bridge   Q queries   G gallery   P pairs   h1 = dim c
+         h2 = dim z
 """
 
 import argparse
+import importlib.util
+import itertools
 import json
 import os
 import sys
 import textwrap
 import time
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as fn
 from matplotlib.figure import Figure  # draws without a display
-from scipy.sparse import coo_matrix  # scikit-learn brings scipy
+from scipy.ndimage import binary_erosion, gaussian_filter  # scikit-learn brings scipy
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
+from sklearn.manifold import TSNE
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -44,6 +58,7 @@ import metrics
 import train  # a circle, for train.main ends with us: neither uses the other while imported
 from ddim_translator import EpsTheta, Translator
 from encoders import DIRECTIONS
+from latent_bridge import Noise, kind_of
 
 PAPER = {  # trained on, tested on: (Sim_img, Sim_txt), both sides CLIP ViT-B/32; MT Tables 2 and 4
     ("coco", "coco"): (0.8233, 0.8394),
@@ -55,6 +70,42 @@ TABLE_7 = {  # trained and tested on COCO, both sides CLIP ViT-B/32
     "text->image": "MT: projection only 0.8199, ddim only 0.6155, both 0.8233",
     "image->text": "MT: projection only 0.8386, ddim only 0.6280, both 0.8394",
 }
+COLUMN = {"iou": 0, "one_nna": 1, "psnr": 2, "ssim": 3, "fid": 4}  # of POSTER
+POSTER = {  # LD's ablations: ShapeNet IoU, 1-NNA, CelebA-HQ PSNR, SSIM, LPIPS (ours beside it: FID)
+    "lddbm-design": {
+        "unet": (0.635, 0.518, 23.2, 0.57, 0.42),
+        "dit": (0.613, 0.548, 22.2, 0.52, 0.49),
+        "encoder-decoder": (0.651, 0.518, 23.4, 0.53, 0.38),
+        "spatial": (0.658, 0.522, 22.9, 0.56, 0.41),
+        "mask": (0.664, 0.508, 25.6, 0.68, 0.32),
+    },
+    "lddbm-losses": {
+        "rec": (0.609, 0.625, 20.5, 0.49, 0.62),
+        "pred": (0.643, 0.522, 23.7, 0.64, 0.41),
+        "rec+nce": (0.627, 0.578, 21.4, 0.51, 0.63),
+        "pred+nce": (0.664, 0.508, 25.6, 0.68, 0.32),
+    },
+    "lddbm-training": {
+        "two-step": (0.637, 0.522, 23.3, 0.58, 0.40),
+        "end-to-end": (0.642, 0.517, 23.4, 0.57, 0.39),
+        "iterative": (0.664, 0.508, 25.6, 0.68, 0.32),
+    },
+}
+SPEED = "poster, edges2handbags: latent FID 4.17 in 7.8 s, data space (DDBM) 2.93 in 16.9 s"
+REPRODUCE_STEPS = {"glyph-sr": 700, "glyph-solids": 300}  # 30 minutes a table on two cores
+SAMPLES = 8  # of which the mean is taken
+AS_OURS = {"bridge": ("ours", "_mean8"), "bridge, one sample": ("ours", "")}  # in bridge.json
+NFES, HEUN_STEPS = (1, 2, 3, 5, 10, 20, 50), (5, 10, 20, 40)
+SAMPLERS = {"DBIM 1": {}, "DBIM 2": {"order": 2}, "DBIM 3": {"order": 3}}
+SAMPLERS |= {"DBIM eta 1": {"eta": 1.0}, "Heun": {"sampler": "heun"}}
+FID = "FID: 128 PCA features, fitted on at most 5,000 training targets"
+NOTES = {
+    "image": f"PSNR and SSIM in [-1, 1]; {FID}",
+    "volume": "occupied: above 0; 1-NNA by Chamfer",
+    "vector": FID,
+}
+DIGITS = {"psnr": 2, "fid": 2}
+PANELS = {"image": ("psnr", "fid"), "volume": ("iou", "one_nna"), "vector": ("cosine", "fid")}
 SCRIPTS = {  # ten classes of glyphs: the word that opens a character's name -> the prompt's words
     "latin": "latin letter",
     "greek": "greek letter",
@@ -78,6 +129,20 @@ class EvaluateError(ValueError):
 # A trained run, and what it is tested on
 
 
+def checkpoint(folder):
+    """RUN/model.pt as train.py left it. EvaluateError for a foreign one, TrainError: unreadable."""
+    path = os.path.join(folder, "model.pt")
+    saved = train.load(path)
+    if not isinstance(saved, dict) or not {"args", "encoders", "sides"} <= saved.keys():
+        raise EvaluateError(f"{path}: not a checkpoint of train.py")
+    return saved
+
+
+def averaged(ema):
+    """The state dict of the averaged weights, those used, in a side of a checkpoint."""
+    return {k.removeprefix("module."): v for k, v in ema.items() if k.startswith("module.")}
+
+
 class Run:
     """RUN/model.pt read back: the arguments, the frozen encoders, one translator a direction.
 
@@ -86,10 +151,7 @@ class Run:
 
     def __init__(self, folder, device, download=False):
         self.folder, self.device = folder, device
-        path = os.path.join(folder, "model.pt")
-        saved = train.load(path)
-        if not isinstance(saved, dict) or not {"args", "encoders", "sides"} <= saved.keys():
-            raise EvaluateError(f"{path}: not a checkpoint of train.py")
+        saved = checkpoint(folder)
         self.args = argparse.Namespace(**saved["args"])
         self.gamma = {d: saved["sides"][d]["gamma"] for d in DIRECTIONS}
         if None in self.gamma.values():
@@ -104,8 +166,7 @@ class Run:
         a = self.args
         shape = a.width, a.layers, a.dropout, a.T, a.predict, a.objective
         net = Translator(*self.dims[direction], *shape)
-        averaged = {k.removeprefix("module."): v for k, v in ema.items() if k.startswith("module.")}
-        net.load_state_dict(averaged)
+        net.load_state_dict(averaged(ema))
         return net.eval().to(self.device)
 
     def latents(self, split, dataset=None, data_dir=None):
@@ -291,7 +352,7 @@ def train_mlp(run, latents, direction, net, ema, regress):
 class Baselines:
     """Every baseline of one direction, fitted once on (at most 200,000) full training pairs."""
 
-    def __init__(self, run, direction, latents, validation, trained=True, most=200_000):
+    def __init__(self, run, direction, latents, validation, trained=("knn", "mlp"), most=200_000):
         rows = np.random.default_rng(0).permutation(latents.full)[:most]
         c, z = latents.of(direction, np.sort(rows))
         self.mean = z.mean(0)
@@ -299,8 +360,9 @@ class Baselines:
         self.answers["ridge"] = ridge(c, z, *validation.of(direction, validation.full))
         if run.dims[direction][0] == run.dims[direction][1]:
             self.answers["identity"] = identity
-        if trained:
+        if "knn" in (trained or ()):
             self.answers["knn"] = knn(c, z)
+        if "mlp" in (trained or ()):
             self.answers["mlp"] = mlp(run, latents, direction)
 
 
@@ -329,10 +391,13 @@ def rows_of(task, direction, exam, answers, mean, seeds):
 
 
 class Report:
-    """The rows of RUN/translation.json. Raises EvaluateError if that file is not its own."""
+    """The rows of a table in RUN. Raises EvaluateError if the file there is not its own.
 
-    def __init__(self, folder):
-        self.path, self.rows = os.path.join(folder, "translation.json"), []
+    key: which fields make a row replace older ones; show(rows, note) prints rows"""
+
+    def __init__(self, folder, name="translation.json", key=("task", "direction"), show=None):
+        self.path, self.rows = os.path.join(folder, name), []
+        self.key, self.show = lambda row: [row[k] for k in key], show or print_table
         if os.path.exists(self.path):
             try:
                 with open(self.path) as f:
@@ -341,10 +406,10 @@ class Report:
                 raise EvaluateError(f"{self.path}: not our table; move it away") from None
 
     def add(self, rows, note=""):
-        """Print the rows of one task and direction, and put them in the place of older ones."""
-        print_table(rows, note)
-        key = lambda r: (r["task"], r["direction"])
-        self.rows = [r for r in self.rows if key(r) != key(rows[0])] + rows
+        """Print rows, and put them in the place of older ones."""
+        self.show(rows, note)
+        new = [self.key(r) for r in rows]
+        self.rows = [r for r in self.rows if self.key(r) not in new] + rows
         write_json(self.path, {"rows": self.rows})
 
 
@@ -570,23 +635,30 @@ def draw_pictures(bench, file, rows, lines=8, samples=5):
 
 
 # ---------------------------------------------------------------------------------------------
-# All of it
+# The translator's tasks
 
 
 class Bench:
     """A run, its test data (or those of --on), its baselines, and where results go."""
 
     def __init__(self, run, args):
-        self.run, self.limit, self.pool = run, args.limit, args.pool
+        self.run, self.limit, self.pool = run, args.limit or 5000, args.pool
         self.seeds, self.report = list(range(args.seeds)), Report(run.folder)
         self.on = args.on or run.args.dataset
         self.other = self.on != run.args.dataset
         self.test, self.latents = run.latents("test", self.on, args.data_dir)
         home = None if self.other else args.data_dir
         latents, self.validation = (run.latents(s, None, home)[1] for s in ("train", "val"))
-        trained = not args.first_look
+        trained = () if args.first_look else ("knn", "mlp")
         fit = lambda d: Baselines(run, d, latents, self.validation, trained)
         self.baselines = {d: fit(d) for d in DIRECTIONS}
+
+    def headline(self):
+        a, n = self.run.args, len(self.latents.full)
+        how = (
+            f"K {a.K}, {a.ddim_steps} DDIM steps, omega {a.omega:g}; {len(self.seeds)} noise seeds"
+        )
+        return f"{self.run.folder} on {self.on}: {n} test pairs; ours: {how}"
 
     def label(self, task):
         return f"{task} {self.on}" if self.other else task
@@ -635,28 +707,583 @@ TASKS = {
 }
 
 
+# ---------------------------------------------------------------------------------------------
+# The bridge (paper 2): a trained run, the runs beside it, the questions that they are asked
+
+
+class BridgeRun:
+    """RUN/model.pt of `--model bridge`: the arguments, one Bridge a direction, averaged weights.
+
+    Raises EvaluateError for an unfinished or foreign checkpoint, TrainError for an unreadable one.
+    """
+
+    def __init__(self, folder, device, data_dir=None, download=False):
+        self.folder, self.device = folder, device
+        saved = checkpoint(folder)
+        self.args = argparse.Namespace(**saved["args"])
+        self.args.data_dir = data_dir or self.args.data_dir
+        if not saved.get("finished"):
+            raise EvaluateError(f"{folder}: training has not ended; go on with train.py --resume")
+        read = lambda state: encoders.from_state(state, device=device, download=download)
+        self.encoders = {m: read(state) for m, state in saved["encoders"].items()}
+        self.bridges = {d: self.bridge(side) for d, side in saved["sides"].items()}
+        self.dims = {d: (b.y_shape[0], b.x_shape[0]) for d, b in self.bridges.items()}
+
+    def bridge(self, side):
+        net = train.make_bridge(self.args, *side["shapes"])
+        try:
+            net.load_state_dict(averaged(side["ema"]))
+        except RuntimeError:
+            raise EvaluateError(f"{self.folder}: made by another latent_bridge.py") from None
+        net.eval().to(self.device)
+        net.sample(torch.zeros(2, *net.y_shape, device=self.device))  # first calls are slow
+        return net
+
+    def pairs(self, split, direction):
+        found = (self.encoders.get(m) for m in ("image", "text"))
+        return train.bridge_pairs(self.args, split, *found)[direction]
+
+
+def argv_of(args, **changes):
+    """A command line of train.py that gives these arguments, but for the changes."""
+    argv, yes_no = [], ("cosine", "data_space")
+    for name, value in {**vars(args), **changes, "resume": False, "overwrite": False}.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            argv += ["--" + flag] if value else ["--no-" + flag] if name in yes_no else []
+        elif value is not None:
+            argv += ["--" + flag, str(value)]
+    return argv
+
+
+def trained(argv, device):
+    """The run of a command line of train.py: there already, gone on with, or trained now."""
+    args = train.parse([*argv, "--device", str(device)])
+    args.resume = os.path.exists(os.path.join(args.out, "model.pt"))
+    train.run(args)
+    return BridgeRun(args.out, device)
+
+
+class Questions:
+    """At most `limit` held-out pairs, always the same, and the marks of answers to them.
+
+    y, x     raw items (N, *shape), or those given
+    truth    x as the bridge scales it: images in [-1, 1], voxels -1 or 1. Answers are like it
+    kind     "image", "volume" (of voxels) or "vector" (all else)
+    An answer is a function (y, x) -> (B, *x_shape)."""
+
+    def __init__(self, run, limit, direction=None, items=None):
+        self.run, self.direction = run, direction or next(iter(run.bridges))
+        self.bridge = run.bridges[self.direction]
+        if items is None:
+            pairs = run.pairs("test", self.direction)
+            rows = np.sort(np.random.default_rng(0).permutation(len(pairs.x))[:limit])
+            items = [torch.from_numpy(a) for a in pairs.of(rows)]
+        self.y, self.x = items
+        self.N, self.truth = len(self.x), self.scaled(self.x)
+        kind = kind_of(self.bridge.x_shape).replace("views", "image")
+        self.kind = kind if self.x.dtype in (torch.uint8, torch.bool) else "vector"
+
+    def scaled(self, x):
+        return self.bridge.scale_x(x.to(self.run.device)).cpu()
+
+    def batches(self, size=256):
+        for batch in zip(self.y.split(size), self.x.split(size), strict=True):
+            yield [a.to(self.run.device) for a in batch]
+
+    @torch.no_grad()
+    def ask(self, answer, batch=256):
+        """(N, *x_shape) on the CPU, clamped as files would be, and seconds a pair."""
+        start = time.perf_counter()
+        out = torch.cat([answer(y, x).cpu() for y, x in self.batches(batch)])
+        seconds = (time.perf_counter() - start) / self.N
+        return out if self.kind == "vector" else out.clamp(-1, 1), seconds
+
+    def sampler(self, run, seed=0, n=1, **how):
+        """The mean of n samples by `run` as an answer; how: see Bridge.sample."""
+        bridge, randn = run.bridges[self.direction], on_cpu(seed)
+        draw = lambda y: bridge.sample(y, randn=randn, **how)[0]
+        return lambda y, x: sum(draw(y) for _ in range(n)) / n
+
+    def nfe(self, **how):
+        return self.bridge.sample(self.y[:1].to(self.run.device), **how)[1]
+
+    def score(self, x_hat):
+        """{metric: value} of one answer to each question."""
+        if self.kind == "volume":
+            made, true = x_hat > 0, self.truth > 0
+            distances = metrics.chamfer(made, made), metrics.chamfer(made, true), self.among_truth
+            return {"iou": metrics.iou(made, true), "one_nna": metrics.one_nna(*distances)}
+        out = {"fid": metrics.frechet(self.features(x_hat), self.features(self.truth))}
+        if self.kind == "vector":
+            return {"cosine": metrics.cosine(x_hat.flatten(1), self.truth.flatten(1))} | out
+        pair = [x.reshape(-1, *x.shape[-3:]) for x in (x_hat, self.truth)]  # several views: images
+        if lpips():
+            out["lpips"] = lpips()(*(x.expand(-1, 3, -1, -1) for x in pair)).mean().item()
+        if min(pair[0].shape[2:]) >= 11:
+            out = {"ssim": metrics.ssim(*pair, low=-1, high=1)} | out
+        return {"psnr": metrics.psnr(*pair, low=-1, high=1)} | out
+
+    @cached_property
+    def among_truth(self):
+        return metrics.chamfer(self.truth > 0, self.truth > 0)
+
+    @cached_property
+    def pca(self):
+        pairs = self.run.pairs("train", self.direction)
+        some = np.sort(np.random.default_rng(1).permutation(len(pairs.x))[:5000])
+        flat = self.scaled(torch.from_numpy(pairs.of(some)[1])).flatten(1).numpy()
+        return PCA(min(128, *flat.shape), svd_solver="randomized", random_state=0).fit(flat)
+
+    def features(self, x):
+        return torch.from_numpy(self.pca.transform(x.flatten(1).numpy()))
+
+    @torch.no_grad()
+    def latents(self, run):
+        """z_T and z_0 of all pairs as unit vectors, (N, tokens x D) each."""
+        found = [run.bridges[self.direction].latents(y, x) for y, x in self.batches()]
+        return [fn.normalize(torch.cat(z).flatten(1)).cpu() for z in zip(*found, strict=True)]
+
+    def r1(self, run):
+        """Cross-modal R@1: how many z_T have their own z_0 as the nearest of all N."""
+        own = [[n] for n in range(self.N)]
+        return metrics.recall_at_k(metrics.ranks(*self.latents(run), own), 1)
+
+
+@cache
+def lpips():
+    """The package's metric if it is installed and its AlexNet is already here, else None."""
+    file = os.path.join(torch.hub.get_dir(), "checkpoints", "alexnet-owt-7be5be79.pth")
+    if importlib.util.find_spec("lpips") and os.path.exists(file):
+        return importlib.import_module("lpips").LPIPS(net="alex", verbose=False).eval()
+    print("LPIPS: left out; it needs its package, and AlexNet's weights in torch.hub's folder")
+
+
+class BridgeBench:
+    """A run of the bridge, the runs beside it, and where results go."""
+
+    def __init__(self, run, args):
+        self.run, self.args, self.first_look = run, args, args.first_look
+        self.seeds = list(range(1 if args.first_look else args.seeds))
+        self.latent = len(run.bridges) > 1
+        most = limit_of(run.args.dataset)
+        self.limit = args.limit or (most // 4 if args.first_look else most)
+        self.report = Report(run.folder, "bridge.json", ("data", "method", "metric"), print_marks)
+
+    def headline(self):
+        a = self.run.args
+        what = "in data space" if a.data_space else f"{a.design}, {a.procedure}, L_{a.loss}"
+        return f"{self.run.folder}: a bridge on {a.dataset}, {what}; {self.args.nfe} DBIM steps"
+
+    @cached_property
+    def runs(self):
+        """{method: run}: ours, and real runs to measure it by, trained when first asked for."""
+        runs, a, bridge = {"ours": self.run}, self.run.args, next(iter(self.run.bridges.values()))
+        others = {"basic": dict(procedure="two-step", loss="rec", w_nce=0.0, data_space=False)}
+        same = kind_of(bridge.x_shape) == "image" and bridge.x_shape == bridge.y_shape
+        if same and not a.data_space:
+            others["data-space"] = dict(data_space=True)
+        for name, changes in {} if self.first_look else others.items():
+            argv = argv_of(a, out=os.path.join(self.run.folder, name), **changes)
+            runs[name] = trained(argv, self.run.device)
+        return runs
+
+    def rows(self, method, marks, nfe, seconds, direction=""):
+        """Rows of RUN/bridge.json from [{metric: value} of seed 0, 1, ...]."""
+        row = {"data": f"{self.run.args.dataset} {direction}".strip(), "method": method}
+        cost = {"nfe": nfe, "seconds_per_sample": seconds}
+        return [
+            row | {"metric": metric, "value": value} | cost | {"seed": seed}
+            for seed, found in enumerate(marks)
+            for metric, value in found.items()
+        ]
+
+    figure = Bench.figure
+
+
+def limit_of(dataset):
+    return 200 if dataset == "glyph-solids" else 1000
+
+
+def print_marks(rows, note=""):
+    """A line a method and NFE: metrics over seeds; below it those of the mean of samples."""
+    parts = lambda r: r["metric"].partition("_mean")
+    names = list(dict.fromkeys(parts(r)[0] for r in rows))
+    print(f"\n{rows[0]['data']}{note}\n{'':22}" + "".join(f"{n:>17}" for n in names), end="")
+    print(f"{'NFE':>5}{'ms/sample':>11}")
+    key = lambda r: (r["method"], r["nfe"], parts(r)[2])
+    for method, nfe, many in dict.fromkeys(map(key, rows)):
+        mine = [r for r in rows if key(r) == (method, nfe, many)]
+        values = [[r["value"] for r in mine if parts(r)[0] == n] for n in names]
+        digits = [DIGITS.get(n, 3) for n in names]
+        cells = [spread(v, d) if v else "" for v, d in zip(values, digits, strict=True)]
+        cost = f"{nfe:>5}{1000 * mine[0]['seconds_per_sample']:>11.2f}" if not many else ""
+        title = f"  mean of {many}" if many else method
+        print(f"{title:22}" + "".join(f"{c:>17}" for c in cells) + cost)
+
+
+# ---------------------------------------------------------------------------------------------
+# The bridge's tables
+
+
+def classical(q):
+    """What one would do without learning, as an answer: the visual hull, bicubic; or None."""
+    y, x = q.bridge.y_shape, q.bridge.x_shape
+    if q.run.args.dataset == "glyph-solids":
+        return lambda y, x: torch.from_numpy(data.visual_hull(y.cpu().numpy())) * 2.0 - 1
+    if q.kind == "image" and len(x) == len(y) == 3 and x[0] == y[0] and x[1] > y[1]:
+        how = dict(size=x[1:], mode="bicubic", antialias=False)
+        return lambda y, x: fn.interpolate(q.bridge.scale_y(y), **how)
+
+
+def plain_answers(q):
+    """{method: (answer, NFE)} of the yardsticks without chance."""
+    out = {"regressor": (q.sampler(q.run, steps=1), 1)}
+    out["ceiling"] = (lambda y, x: q.bridge.reconstruct(x), 0)
+    return out | ({"classical": (classical(q), 0)} if classical(q) else {})
+
+
+def several(q, draws):
+    """Marks of the mean of n draws, {metric_mean8: value} for n = 8, and their diversity."""
+    draws = torch.stack(draws)  # (n, N, *x_shape)
+    out = {f"{m}_mean{len(draws)}": v for m, v in q.score(draws.mean(0)).items()}
+    return out | {"diversity": draws.std(0).mean().item()}
+
+
+def quality(bench):
+    """Samples of ours and of the runs beside it, the yardsticks, and what all that costs."""
+    if bench.latent:
+        return vectors(bench)
+    q, steps, seeds, rows = Questions(bench.run, bench.limit), bench.args.nfe, bench.seeds, []
+    for name, run in bench.runs.items():
+        n = max(SAMPLES, len(seeds)) if name == "ours" else len(seeds)
+        found = [q.ask(q.sampler(run, s, steps=steps)) for s in range(n)]
+        draws, seconds = [x_hat for x_hat, _ in found], min(s for _, s in found)
+        marks = [q.score(x_hat) for x_hat in draws[: len(seeds)]]
+        marks[0] |= {"r1": q.r1(run)} | (several(q, draws[:SAMPLES]) if name == "ours" else {})
+        rows += bench.rows(name, marks, steps, seconds)
+    for name, (answer, nfe) in plain_answers(q).items():
+        x_hat, seconds = q.ask(answer)
+        rows += bench.rows(name, [q.score(x_hat)], nfe, seconds)
+    bench.report.add(rows, f", {q.N} pairs; {NOTES[q.kind]}")
+    print_cost(q, steps)
+
+
+def print_cost(q, steps):
+    net, calls = q.bridge.net, []
+    net.remember = lambda z_T: calls.append(z_T) or type(net).remember(net, z_T)
+    nfe = q.nfe(steps=steps)
+    del net.remember
+    count = lambda ps: sum(p.numel() for p in ps) / 1e6
+    ours = count(net.parameters())
+    print(
+        f"{count(q.bridge.parameters()) - ours:.2f} M parameters in the modality modules, "
+        f"{ours:.2f} M in the denoiser; a sample asks {nfe} times it, {len(calls)} time its encoder"
+    )
+
+
+def vectors(bench):
+    """Latents: the translator's exam. Rows in RUN/translation.json, and in RUN/bridge.json."""
+    run, seeds, steps, report = bench.run, bench.seeds, bench.args.nfe, Report(bench.run.folder)
+    sets = [run.pairs(s, DIRECTIONS[0]).latents for s in ("train", "val", "test")]
+    for d in DIRECTIONS:
+        exam = Exam(sets[2], d, sets[2].full, bench.args.limit or 5000, bench.args.pool)
+        base = Baselines(run, d, *sets[:2], () if bench.first_look else ("knn",))
+        own = exam.z[exam.g[np.unique(exam.q, return_index=True)[1]]]  # each query's answer
+        q = Questions(run, 0, d, (exam.c, own))
+        draws = lambda run, n=1: ([q.sampler(run, s, n, steps=steps) for s in seeds], steps)
+        answers = {"bridge, one sample": draws(run), "bridge": draws(run, SAMPLES)}
+        answers |= {name: draws(other) for name, other in bench.runs.items() if name != "ours"}
+        answers |= {name: ([answer], nfe) for name, (answer, nfe) in plain_answers(q).items()}
+        z_hats, marks = {}, []
+        for name, (asked, nfe) in answers.items():
+            found = [q.ask(answer) for answer in asked]
+            z_hats[name] = [q.bridge.unscale(x.to(run.device)).cpu() for x, _ in found]
+            method, tail = AS_OURS.get(name, (name, ""))
+            won = [{f"two_way{tail}": two_way(exam, z), f"r1{tail}": exam.score(z, base.mean)["r1"]}
+                   for z in z_hats[name]]  # fmt: skip
+            marks += bench.rows(method, won, nfe, min(s for _, s in found), d)
+        z_hats |= {name: [f(exam.c)] for name, f in base.answers.items()}
+        rows = rows_of("similarity", d, exam, z_hats, base.mean, seeds)
+        report.add(rows + beside(bench, d))
+        bench.report.add(marks, f", {len(exam.q)} pairs, R@1 of {len(exam.pool)}")
+
+
+def two_way(exam, z_hat):
+    return metrics.two_way(z_hat[exam.q], exam.z[exam.g])
+
+
+def beside(bench, direction):
+    """The translator's own rows of the same exam, from the run that --beside names."""
+    known = "runs/glyphs-translator" if bench.run.args.dataset == "glyph-names" else None
+    folder = bench.args.beside or known
+    rows = Report(folder).rows if folder else []
+    mine = ("similarity", direction, "ours")
+    rows = [r for r in rows if (r["task"], r["direction"], r["method"]) == mine]
+    if not rows:
+        print(f"\nno row of the translator: --beside {folder} has no table of this direction")
+    return [r | {"method": "translator"} for r in rows]
+
+
+def trade_off(bench):
+    """Perception against distortion over NFE: a figure and its table, one sample and means of 4."""
+    q, rows = Questions(bench.run, max(2, bench.limit // 2)), []
+    for name, how in SAMPLERS.items():
+        for steps in HEUN_STEPS if name == "Heun" else NFES:
+            n = 4 if name in ("DBIM 1", "Heun") else 1
+            found = [q.ask(q.sampler(q.run, s, steps=steps, **how)) for s in range(n)]
+            draws, seconds = [x_hat for x_hat, _ in found], min(s for _, s in found)
+            marks = q.score(draws[0]) | (several(q, draws) if n > 1 else {})
+            rows += bench.rows(f"ours, {name}", [marks], q.nfe(steps=steps, **how), seconds)
+    bench.report.add(rows, f", {q.N} pairs; {NOTES[q.kind]}")
+    print_dbim_against_heun(rows)
+    marks = {m: q.score(q.ask(answer)[0]) for m, (answer, _) in plain_answers(q).items()}
+    fig = Figure(figsize=(11, 4), layout="constrained")
+    near, far = PANELS[q.kind]
+    for ax, metric in zip(fig.subplots(1, 2), (near, far), strict=True):
+        for k, name in enumerate(SAMPLERS):
+            for tail, style in (
+                {"": "o-", "_mean4": "s--"}.items() if metric == near else [("", "o-")]
+            ):
+                mine = [r for r in rows if r["method"] == f"ours, {name}"]
+                mine = [(r["nfe"], r["value"]) for r in mine if r["metric"] == metric + tail]
+                label = name + (", mean of 4" if tail else "")
+                ax.plot(*np.reshape(mine, (-1, 2)).T, style, ms=3, c=f"C{k}", label=label)
+        ax.plot(1, marks["regressor"][metric], "k*", ms=9, label="regressor")
+        ax.axhline(marks["ceiling"][metric], c="grey", ls=":", label="ceiling: D_x(E_x(x))")
+        ax.set(xscale="log", xlabel="network evaluations (NFE)", ylabel=metric)
+    fig.axes[0].legend(frameon=False, fontsize=7)
+    bench.figure(fig, "trade-off")
+
+
+def print_dbim_against_heun(rows):
+    pick = lambda how: {r["metric"]: r for r in rows if (r["method"], r["nfe"]) == how}
+    dbim, heun = pick(("ours, DBIM 1", 10)), pick(("ours, Heun", 119))
+    change = {m: r["value"] / heun[m]["value"] - 1 for m, r in dbim.items() if heun[m]["value"]}
+    ratio = rows[-1]["seconds_per_sample"] / next(iter(dbim.values()))["seconds_per_sample"]
+    change = ", ".join(f"{m} {c:+.1%}" for m, c in change.items())
+    print(f"DBIM at 10 against Heun at 119: {change}; Heun takes {ratio:.1f} times as long")
+
+
+# ---------------------------------------------------------------------------------------------
+# The bridge's pictures
+
+
+def picture(x):
+    """A scaled item as (H, W) or (H, W, 3) in [0, 1]: views in a row, voxels as a lit solid."""
+    kind, x = kind_of(tuple(x.shape)), (x.cpu().float().clamp(-1, 1) + 1) / 2
+    if kind == "volume":
+        return lit(x.numpy() > 0.5)
+    if kind == "vector":
+        return x[None].numpy()
+    x = torch.cat(list(x), 2) if kind == "views" else x
+    return x.permute(1, 2, 0).squeeze(2).numpy()
+
+
+def lit(solid, size=64):
+    """(size, size) in [0, 1] of voxels (D, H, W) bool, first axis down, seen from above, aslant."""
+    solid = np.pad(solid, 1).repeat(2, 0).repeat(2, 1).repeat(2, 2)  # 0.7 pixels each: no holes
+    skin = solid & ~binary_erosion(solid)
+    n = np.stack(np.gradient(-gaussian_filter(solid.astype(np.float32), 2)))[:, skin]  # outwards
+    n /= np.linalg.norm(n, axis=0) + 1e-6
+    k, i, j = (np.argwhere(skin) - np.array(solid.shape) / 2).T * size * 0.75 / max(solid.shape)
+    (c, d), (s, t) = np.cos([0.5, 0.45]), np.sin([0.5, 0.45])  # turned by one angle, then tipped
+    across, away = c * j + s * i, c * i - s * j
+    order = np.argsort(d * away - t * k)  # the nearest is drawn last
+    at = [
+        np.rint(v + size / 2).astype(int).clip(0, size - 1)[order]
+        for v in (d * k + t * away, across)
+    ]
+    image = np.zeros((size, size), np.float32)
+    image[tuple(at)] = (0.5 + np.array([-0.4, -0.3, 0.2]) @ n).clip(0.15, 1)[order]
+    return image
+
+
+def draw_columns(bench, q, columns, file):
+    """One line a pair, one column for each of {title: scaled items (N, ...)}."""
+    fig, axes = grid(q.N, len(columns), 1.1)
+    for line, (name, items) in zip(axes.T, columns.items(), strict=True):
+        for n, (ax, item) in enumerate(zip(line, items, strict=True)):
+            show(ax, picture(item), "" if n else name)
+            ax.set_aspect(
+                "auto" if kind_of(item.shape) == "vector" or "E_" in name[:8] else "equal"
+            )
+    bench.figure(fig, file)
+
+
+def samples(bench):
+    """Eight held-out pairs: source, yardsticks, four samples, the mean of eight, truth."""
+    q = Questions(bench.run, 8)
+    draws = [q.ask(q.sampler(q.run, s, steps=bench.args.nfe))[0] for s in range(SAMPLES)]
+    found = {name: q.ask(answer)[0] for name, (answer, _) in plain_answers(q).items()}
+    columns = {"source": q.bridge.scale_y(q.y.to(q.run.device))}
+    columns |= {name: found[name] for name in ("classical", "regressor") if name in found}
+    columns |= {f"sample {n + 1}": draws[n] for n in range(4)}
+    columns |= {f"mean of {SAMPLES}": torch.stack(draws).mean(0), "truth": q.truth}
+    draw_columns(bench, q, columns, "samples")
+
+
+def tsne(bench):
+    """LD Fig. 1: the latents of both modalities on one plane, for Basic and for ours."""
+    q = Questions(bench.run, 300)
+    flat = q.truth.flatten(1).numpy()
+    flat = PCA(min(30, *flat.shape), random_state=0).fit_transform(flat)
+    colour = KMeans(min(8, q.N), n_init=3, random_state=0).fit_predict(flat)
+    runs = {name: bench.runs[name] for name in ("basic", "ours") if name in bench.runs}
+    fig = Figure(figsize=(5.5 * len(runs), 5), layout="constrained")
+    for ax, name in zip(fig.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
+        how = dict(perplexity=min(30, q.N / 2), init="pca", random_state=0)
+        at = TSNE(2, **how).fit_transform(torch.cat(q.latents(runs[name])).numpy())
+        for part, marker, label in ((at[: q.N], "o", "z_T"), (at[q.N :], "^", "z_0")):
+            ax.scatter(*part.T, 14, colour, marker=marker, cmap="tab10", alpha=0.7, label=label)
+        ax.set(xticks=[], yticks=[], title=f"{name}: R@1 of {q.N} is {q.r1(runs[name]):.3f}")
+        ax.set_xlabel("colour: k-means cluster of the target")
+    ax.legend(frameon=False)
+    bench.figure(fig, "tsne")
+
+
+@torch.no_grad()
+def parts(bench):
+    """What each part sees: tokens as maps (a line a token), z_t and z0_hat through D_x."""
+    q = Questions(bench.run, 4)
+    bridge, device = q.bridge, q.run.device
+    y, x = q.y.to(device), q.x.to(device)
+    z_T, z_0 = bridge.latents(y, x)
+    eps, memory = on_cpu(0)(z_T.shape, device), bridge.net.remember(z_T)
+    columns = {"y": bridge.scale_y(y), "E_y(y)": z_T[:, None] / 3, "E_x(x)": z_0[:, None] / 3}
+    for share in (0.1, 0.3, 0.5, 0.7, 0.9):
+        t = torch.full((q.N,), share * bridge.kernel.T, dtype=torch.float64, device=device)
+        z_t = bridge.noised(z_0, z_T, Noise(t, eps))
+        columns[f"D_x(z_t), {share} T"] = bridge.D_x(z_t)
+        columns[f"D_x(z0_hat), {share} T"] = bridge.D_x(bridge.denoise(z_t, t, memory))
+    draw_columns(bench, q, columns | {"x": q.truth}, "parts")
+
+
+BRIDGE_TASKS = {
+    "quality": quality,
+    "trade-off": trade_off,
+    "samples": samples,
+    "tsne": tsne,
+    "parts": parts,
+}
+
+
+# ---------------------------------------------------------------------------------------------
+# LD's tables, trained from nothing
+
+
+def flags_of(table, variant):
+    """The flags of train.py that make one row of a table of POSTER."""
+    if table == "lddbm-losses":
+        loss, *nce = variant.split("+")
+        return ["--loss", loss] + ([] if nce else ["--w-nce", "0"])
+    return ["--design" if table == "lddbm-design" else "--procedure", variant]
+
+
+def reproduce(args, device):
+    """Train the variants of one table, every seed; print them beside the poster's numbers."""
+    table, rows = args.reproduce, []
+    for dataset, steps in REPRODUCE_STEPS.items():
+        q = None
+        for variant, seed in itertools.product(POSTER[table], range(args.seeds)):
+            out = f"runs/{table}/{dataset}-{variant}-{seed}"
+            what = f"--model bridge --dataset {dataset} --steps {steps} --seed {seed} --out {out}"
+            run = trained(what.split() + flags_of(table, variant), device)
+            q = q or Questions(run, args.limit or limit_of(dataset))
+            x_hat, seconds = q.ask(q.sampler(run, steps=args.nfe))
+            marks = q.score(x_hat) | {"r1": q.r1(run)}
+            row = {"data": dataset, "method": variant, "seed": seed}
+            row |= {"nfe": args.nfe, "seconds_per_sample": seconds}
+            rows += [row | {"metric": m, "value": v} for m, v in marks.items()]
+        print_ablation(table, [r for r in rows if r["data"] == dataset])
+    write_json(f"runs/{table}/table.json", {"rows": rows})
+
+
+def print_ablation(table, rows):
+    """A line a variant: ours, and in brackets the poster's; then where the two orders differ."""
+    poster, measured = POSTER[table], list(dict.fromkeys(r["metric"] for r in rows))
+    print(f"\n{table}, {rows[0]['data']}; in brackets the poster's ShapeNet or CelebA-HQ")
+    print(" " * 16 + "".join(f"{m + ' (LPIPS)' * (m == 'fid'):>24}" for m in measured))
+    ours = {(r["method"], r["metric"]): [] for r in rows}
+    for r in rows:
+        ours[r["method"], r["metric"]].append(r["value"])
+    for v in poster:
+        cells = [spread(ours[v, m], DIGITS.get(m, 3)) for m in measured]
+        theirs = [f" ({poster[v][COLUMN[m]]:g})" if m in COLUMN else "" for m in measured]
+        print(f"{v:16}" + "".join(f"{c + t:>24}" for c, t in zip(cells, theirs, strict=True)))
+    for m in [m for m in measured if m in COLUMN]:
+        rank = lambda value, m=m: {"one_nna": abs(value - 0.5), "fid": value}.get(m, -value)
+        mine = {v: rank(np.mean(ours[v, m])) for v in poster}
+        theirs = {v: rank(poster[v][COLUMN[m]]) for v in poster}
+        swapped = [(a, b) for a, b in itertools.permutations(poster, 2) if mine[a] < mine[b]]
+        swapped = [f"{a} before {b}" for a, b in swapped if theirs[a] > theirs[b]]
+        print(f"{m}: against the poster's order, {', '.join(swapped) or 'nothing'}")
+
+
+def speed(args, device):
+    """LD's edges2handbags: a latent bridge against one in data space, then the trade-off."""
+    what = f"--model bridge --dataset glyph-edges --steps {REPRODUCE_STEPS['glyph-sr']}".split()
+    rows, bench = [], None
+    for name, flag in {"latent": "--no-data-space", "data-space": "--data-space"}.items():
+        run = trained([*what, flag, "--out", f"runs/lddbm-speed/{name}"], device)
+        bench = bench or BridgeBench(run, args)
+        q = Questions(bench.run, bench.limit)
+        x_hat, seconds = q.ask(q.sampler(run, steps=args.nfe), batch=64)
+        size = sum(p.numel() for p in run.bridges[q.direction].parameters()) / 1e6
+        marks = q.score(x_hat) | {"parameters_M": size}
+        rows += bench.rows(name, [marks], args.nfe, seconds)
+    print_marks(rows, f", {q.N} pairs in batches of 64; {NOTES[q.kind]}")
+    ratio = rows[-1]["seconds_per_sample"] / rows[0]["seconds_per_sample"]
+    print(f"data space takes {ratio:.1f} times as long; {SPEED}")
+    write_json("runs/lddbm-speed/table.json", {"rows": rows})
+    trade_off(bench)
+
+
+# ---------------------------------------------------------------------------------------------
+# All of it
+
+
 def parse(argv=None):
-    p = argparse.ArgumentParser(description="Tables and figures of paper 1 for a trained run.")
+    p = argparse.ArgumentParser(description="Tables and figures of both papers for a trained run.")
     a = p.add_argument
-    a("run", help="folder that train.py left, e.g. runs/glyphs-translator")
-    tasks = f"of {', '.join(TASKS)} (default all)"
-    a("--task", nargs="+", choices=TASKS, metavar="TASK", help=tasks)
+    a("run", nargs="?", help="folder that train.py left, e.g. runs/glyphs-translator")
+    tables = [*POSTER, "lddbm-speed"]
+    a("--reproduce", choices=tables, help="in place of RUN: train and print a table of LD's poster")
+    tasks = f"translator: {', '.join(TASKS)}; bridge: {', '.join(BRIDGE_TASKS)}"
+    tasks = dict(choices=[*TASKS, *BRIDGE_TASKS], help=f"{tasks} (default all but parts)")
+    a("--task", nargs="+", metavar="TASK", **tasks)
+    a("--nfe", type=int, default=10, help="bridge: network evaluations of a sample (default 10)")
+    a("--beside", help="bridge of latents: the translator's run (default runs/glyphs-translator)")
     a("--on", choices=data.NAMES, metavar="DATASET", help="test on another data set (MT Table 4)")
     a("--data-dir", help="where that data set is, or where the run's own has moved")
     a("--seeds", type=int, default=3, help="noise seeds of the rows with chance in them")
     a("--pool", type=int, default=1000, help="gallery of R@k; COCO papers use 5000")
-    a("--limit", type=int, default=5000, help="test pairs at most")
+    a("--limit", type=int, help="test pairs at most (5000; bridge 1000, glyph-solids 200)")
     a("--device", default="cpu")
     a("--download", action="store_true", help="allow fetching encoder weights")
-    a("--first-look", action="store_true", help="without the slower baselines, knn and mlp")
+    a("--first-look", action="store_true", help="few tasks, and nothing that trains or is slow")
     args = p.parse_args(argv)
-    if min(args.seeds, args.pool, args.limit) < 1:
-        p.error("--seeds, --pool and --limit are at least 1")
-    if args.task is None:
-        args.task = ["similarity", "retrieval", "pictures"] if args.first_look else list(TASKS)
-        if args.on:
-            args.task = ["cross-domain", "classification"]
+    if (args.run is None) == (args.reproduce is None):
+        p.error("RUN or --reproduce TABLE is needed, not both")
+    if min(args.seeds, args.pool, args.limit or 1, args.nfe) < 1:
+        p.error("--seeds, --pool, --limit and --nfe are at least 1")
     return args
+
+
+def tasks_of(args, model):
+    """The names of --task, or what a run of this model is asked without it. EvaluateError."""
+    there = BRIDGE_TASKS if model == "bridge" else TASKS
+    wrong = [task for task in args.task or () if task not in there]
+    if wrong:
+        raise EvaluateError(f"--task {wrong[0]}: {args.run} is a {model}, with {', '.join(there)}")
+    if args.on and model == "bridge":
+        raise EvaluateError(f"--on is for translators, {args.run} is a bridge")
+    if args.task or args.on:
+        return args.task or ["cross-domain", "classification"]
+    if args.first_look:
+        short = {"bridge": ["quality", "samples"]}
+        return short.get(model, ["similarity", "retrieval", "pictures"])
+    return [task for task in there if task != "parts"]
 
 
 def usable(device):
@@ -669,14 +1296,19 @@ def usable(device):
 
 def main(argv=None):
     args, start = parse(argv), time.time()
-    bench = Bench(Run(args.run, usable(args.device), args.download), args)
-    a = bench.run.args
-    print(
-        f"{args.run} on {bench.on}: {len(bench.latents.full)} test pairs; "
-        f"ours: K {a.K}, {a.ddim_steps} DDIM steps, omega {a.omega:g}; {args.seeds} noise seeds"
-    )
-    for task in args.task:
-        TASKS[task](bench)
+    device = usable(args.device)
+    if args.reproduce:
+        (speed if args.reproduce == "lddbm-speed" else reproduce)(args, device)
+        return print(f"\n{time.time() - start:.0f} s; rows in runs/{args.reproduce}/table.json")
+    model = checkpoint(args.run)["args"].get("model", "translator")
+    tasks = tasks_of(args, model)
+    if model == "bridge":
+        bench = BridgeBench(BridgeRun(args.run, device, args.data_dir, args.download), args)
+    else:
+        bench = Bench(Run(args.run, device, args.download), args)
+    print(bench.headline())
+    for task in tasks:
+        (TASKS | BRIDGE_TASKS)[task](bench)
     print(f"\n{time.time() - start:.0f} s; rows in {bench.report.path}")
 
 

@@ -1,8 +1,8 @@
 """
-latent_bridge.py: from a source y to a target x of any other shape, by a diffusion bridge of latents.
+latent_bridge.py: from a source y to a target x of any shapes, by a diffusion bridge of latents.
 
 Papers   [LD]    Berman et al., "Towards General Modality Translation with Contrastive and
-                 Predictive Latent Diffusion Bridge" (LDDBM), arXiv 2510.20819; equations by the poster
+                 Predictive Latent Diffusion Bridge" (LDDBM), arXiv 2510.20819, by its poster
          [DDBM]  Zhou et al., "Denoising Diffusion Bridge Models", arXiv 2309.16948
          [DBIM]  Zheng et al., "Diffusion Bridge Implicit Models", arXiv 2405.15885
 Computes y -> z_T = E_y(y) -> bridge -> z_0 -> x_hat = D_x(z_0)
@@ -50,13 +50,13 @@ class Kernel:
     def __call__(self, t):
         """(a_t, b_t, std_t) at times t in [0, T], float64, of t's shape.
 
-        a = s rho^2 / (s_T rho_T^2),  b = s (1 - rho^2 / rho_T^2),  std = s rho sqrt(1 - rho^2 / rho_T^2)
+        a = s rho^2 / (s_T rho_T^2),  b = s (1 - q),  std = s rho sqrt(1 - q),  q = rho^2 / rho_T^2,
         so a = 0, b = 1 at t = 0; a = 1, b = 0 at t = T; std = 0 at both ends."""
         t = torch.as_tensor(t, dtype=torch.float64)
         s, rho2 = self.base(t)
         s_T, rho2_T = self.base(torch.full_like(t, self.T))
-        left = 1 - rho2 / rho2_T
-        return s / s_T * rho2 / rho2_T, s * left, s * (rho2 * left).sqrt()  # DDBM Eq. 8
+        q = rho2 / rho2_T
+        return s / s_T * q, s * (1 - q), s * (rho2 * (1 - q)).sqrt()  # DDBM kernel
 
     def rates(self, t):
         """Time derivatives of (a_t, b_t, std_t)."""
@@ -88,23 +88,28 @@ def dbim(denoise, z_T, kernel, times, eta=0.0, order=1, randn=torch.randn):
 
     The first step leaves z_T with fresh noise ("booting noise"): there std = 0, and no z_t tells
     the noise from the mean. For eta = 0 this noise is all the chance there is.
-    order 2, 3: z0_hat is extrapolated as a polynomial in lambda = ln(b / std); needs eta = 0."""
+    order 2, 3: z0_hat is extrapolated as a polynomial in lambda = ln(b / std), for eta = 0."""
+    if order not in (1, 2, 3) or not 0 <= eta <= 1 or (order > 1 and eta):
+        raise ValueError(
+            f"order {order}, eta {eta}: order 1 with eta in [0, 1], or 2, 3 with eta 0"
+        )
     past, z_t = [], z_T
     for t, s in zip(times[:-1], times[1:], strict=True):  # from t to the cleaner s
         z0_hat = denoise(z_t, t)
         (a_t, b_t, std_t), (a_s, b_s, std_s) = kernel(t), kernel(s)
         if t == times[0]:
-            z_t = a_s * z_T + b_s * z0_hat + std_s * noise_like(z_T, randn)  # boot
+            z_t = a_s * z_T + b_s * z0_hat + std_s * noise_like(z_T, randn)  # DBIM boot
             continue
         if order > 1 and s > 0:
             past = [((b_t / std_t).log(), z0_hat), *past[: order - 1]]
-            I = integral(past, (b_s / std_s).log())
-            z_t = std_s / std_t * z_t + (a_s - a_t * std_s / std_t) * z_T + std_s * I
+            moved = std_s * integral(past, (b_s / std_s).log())
+            z_t = std_s / std_t * z_t + (a_s - a_t * std_s / std_t) * z_T + moved  # DBIM orders
             continue
         # the noise that keeps the chain Markov (eta = 1): z_T's weight below becomes 0
         omega = eta * (std_s**2 - (std_t * a_s / a_t) ** 2).clamp(min=0).sqrt()
         eps_hat = (z_t - a_t * z_T - b_t * z0_hat) / std_t
-        z_t = a_s * z_T + b_s * z0_hat + (std_s**2 - omega**2).clamp(min=0).sqrt() * eps_hat
+        kept = (std_s**2 - omega**2).clamp(min=0).sqrt()
+        z_t = a_s * z_T + b_s * z0_hat + kept * eps_hat  # DBIM step
         if eta and s > 0:
             z_t = z_t + omega * noise_like(z_T, randn)
     return z_t
@@ -115,7 +120,7 @@ def noise_like(z, randn):
 
 
 def integral(past, lam_s):
-    """int exp(lam) z0_hat(lam) dlam from the latest of `past` to lam_s; past = [(lam, z0_hat), ...].
+    """int exp(lam) z0_hat(lam) dlam from the latest of past = [(lam, z0_hat), ...] to lam_s.
 
     z0_hat is a polynomial through the one, two or three past values (Newton's form)."""
     (lam, z), *older = past
@@ -140,12 +145,12 @@ def heun(denoise, z_T, kernel, steps=40, churn=0.33, rho=7, t_min=1e-4, randn=to
     times = [*(torch.linspace(*ends, steps, dtype=torch.float64) ** rho).tolist(), 0.0]
 
     def drift(z_t, t):
-        """dz/dt of the ODE: move along the kernel's curve, z0_hat and eps_hat held; and eps_hat/std."""
+        """(dz/dt of the ODE: along the kernel's curve, z0_hat and eps_hat held; the score)"""
         a, b, std = kernel(t)
         da, db, dstd = kernel.rates(t)
         z0_hat = denoise(z_t, t)
         eps_hat = (z_t - a * z_T - b * z0_hat) / std
-        return da * z_T + db * z0_hat + dstd * eps_hat, -eps_hat / std
+        return da * z_T + db * z0_hat + dstd * eps_hat, -eps_hat / std  # DDBM ODE
 
     z_t = z_T
     for t, s in zip(times[:-1], times[1:], strict=True):
@@ -153,7 +158,7 @@ def heun(denoise, z_T, kernel, steps=40, churn=0.33, rho=7, t_min=1e-4, randn=to
             m = t + churn * (s - t)
             ode, score = drift(z_t, t)
             kick = math.sqrt(kernel.g2(t) * (t - m)) * noise_like(z_T, randn)
-            z_t = z_t + (m - t) * (ode - kernel.g2(t) / 2 * score) + kick
+            z_t = z_t + (m - t) * (ode - kernel.g2(t) / 2 * score) + kick  # DDBM SDE
             t = m
         d = drift(z_t, t)[0]
         if s > 0:
@@ -323,7 +328,7 @@ def make_denoiser(design, N, D, width=96, heads=4, layers=2):
 
 
 def kind_of(shape):
-    """(n,) vector, (C, H, W) image for C <= 4, else (D, H, W) volume, (V, C, H, W) several views."""
+    """(n,) vector, (C, H, W) image if C <= 4, else (D, H, W) volume, (V, C, H, W) several views."""
     if len(shape) == 3:
         return "image" if shape[0] <= 4 else "volume"
     if len(shape) not in (1, 4):
@@ -341,51 +346,54 @@ def mlp(n_in, n_out, width):
     )
 
 
-def layout(shape, N):
-    """(channels, size, coarse grid, dimensions) of an item that convolutions can read."""
+def as_image(x, shape):
+    """(B, *shape) -> (B, C, H, W): several views are channels, and so is a volume's last axis.
+
+    So rows stay rows: the height of a solid in each of its views and in the volume."""
     if kind_of(shape) == "volume":
-        return 1, shape, (4, 4, 4), 3
-    return shape[-3], shape[-2:], (round(N**0.5),) * 2, 2
+        return x.movedim(3, 1)
+    return x.flatten(1, -3)
 
 
-def widths(n, width):
-    """Channels at n levels, doubling up to `width`."""
-    return [max(16, width >> k) for k in range(n)][::-1]
+def from_image(x, shape):
+    return x.movedim(1, 3) if kind_of(shape) == "volume" else x.reshape(len(x), *shape)
+
+
+def levels(shape, N):
+    """(channels C, coarse side g, patch p, halvings n): side of the image = g p 2^n, about."""
+    C, *size = as_image(torch.empty(1, *shape), shape).shape[1:]
+    g = round(N**0.5)
+    fits = lambda p: p * g <= min(size) and not any(n % p for n in size)
+    p = max([1, *filter(fits, (2, 3, 4))])  # a patch that does not fit would lose the last pixels
+    return C, size, g, p, max(0, round(math.log2(min(size) / p / g)))
 
 
 class Encoder(nn.Module):
     """Items (B, *shape) -> tokens (B, N, D): E_x or E_y.
 
-    Convolutions of stride 2 down to a coarse grid; where that has N places, token i is place i,
-    else (volumes, several views) one dense layer mixes all places. Vectors: an MLP."""
+    Patches, then convolutions of stride 2 down to g x g = N places: token i is place i. Vectors,
+    and numbers of tokens that are no square: a dense layer at the end."""
 
     def __init__(self, shape, N, D, width=64):
         super().__init__()
-        self.N, self.convs, self.vector = N, None, kind_of(shape) == "vector"
+        self.shape, self.N, self.vector = shape, N, kind_of(shape) == "vector"
         if self.vector:
             self.dense = mlp(shape[0], N * D, width)
             return
-        C, size, coarse, d = layout(shape, N)
-        conv, pool = (
-            (nn.Conv2d, nn.AdaptiveAvgPool2d) if d == 2 else (nn.Conv3d, nn.AdaptiveAvgPool3d)
-        )
-        layers, levels = [], max(0, int(math.log2(min(size) / coarse[0])))
-        for c, out in zip([C, *widths(levels, width)], widths(levels, width), strict=False):
-            layers += [conv(c, out, 4, 2, 1), nn.GroupNorm(8, out), nn.SiLU()]
-        layers += [conv(width if levels else C, width, 3, 1, 1), nn.GroupNorm(8, width), nn.SiLU()]
-        self.convs = nn.Sequential(*layers, pool(coarse))
-        places = math.prod(coarse) * (shape[0] if kind_of(shape) == "views" else 1)
-        self.local = places == N
-        self.dense = nn.Linear(width, D) if self.local else nn.Linear(places * width, N * D)
-        self.item = (1, *shape) if d == 3 else shape[-3:]  # what the convolutions see
+        C, _, g, p, n = levels(shape, N)
+        act = lambda: (nn.GroupNorm(8, width), nn.SiLU())
+        layers = [nn.Conv2d(C, width, p, p), *act()]
+        for _ in range(n):
+            layers += [nn.Conv2d(width, width, 4, 2, 1), *act()]
+        layers += [nn.Conv2d(width, width, 3, 1, 1), *act(), nn.AdaptiveAvgPool2d(g)]
+        self.convs, self.local = nn.Sequential(*layers), g * g == N
+        self.dense = nn.Linear(width, D) if self.local else nn.Linear(g * g * width, N * D)
 
     def forward(self, x):
         if self.vector:
             return self.dense(x).unflatten(1, (self.N, -1))
-        h = self.convs(x.reshape(-1, *self.item)).flatten(2).transpose(1, 2)  # (B V, places, W)
-        if self.local:
-            return self.dense(h)
-        return self.dense(h.reshape(len(x), -1)).unflatten(1, (self.N, -1))
+        h = self.convs(as_image(x, self.shape)).flatten(2).transpose(1, 2)  # (B, g g, W)
+        return self.dense(h if self.local else h.flatten(1)).reshape(len(x), self.N, -1)
 
 
 class Decoder(nn.Module):
@@ -397,29 +405,24 @@ class Decoder(nn.Module):
         if self.vector:
             self.dense = mlp(N * D, shape[0], width)
             return
-        C, self.size, self.coarse, d = layout(shape, N)
-        C = math.prod(shape[:-2]) if d == 2 else C  # several views are channels here
-        conv, up = (nn.Conv2d, nn.ConvTranspose2d) if d == 2 else (nn.Conv3d, nn.ConvTranspose3d)
-        places = math.prod(self.coarse)
-        self.local = places == N
-        self.dense = nn.Linear(D, width) if self.local else nn.Linear(N * D, places * width)
-        levels = max(0, math.ceil(math.log2(max(self.size) / self.coarse[0])))
-        layers, outs = [conv(width, width, 3, 1, 1)], widths(levels, width)[::-1][1:]
-        for c, out in zip([width, *outs], outs, strict=False):
-            layers += [nn.GroupNorm(8, c), nn.SiLU(), up(c, out, 4, 2, 1)]
-        c = [width, *outs][-1]
-        last = up(c, C, 4, 2, 1) if levels else conv(c, C, 3, 1, 1)
-        self.convs = nn.Sequential(*layers, nn.GroupNorm(8, c), nn.SiLU(), last)
+        C, self.size, self.g, p, n = levels(shape, N)
+        act = lambda: (nn.GroupNorm(8, width), nn.SiLU())
+        self.local = self.g**2 == N
+        self.dense = nn.Linear(D, width) if self.local else nn.Linear(N * D, self.g**2 * width)
+        layers = [nn.Conv2d(width, width, 3, 1, 1), *act()]
+        for _ in range(n):
+            layers += [nn.ConvTranspose2d(width, width, 4, 2, 1), *act()]
+        layers += [nn.Conv2d(width, width, 3, 1, 1), *act(), nn.ConvTranspose2d(width, C, p, p)]
+        self.convs = nn.Sequential(*layers)
 
     def forward(self, z):
         if self.vector:
             return self.dense(z.flatten(1))
-        h = self.dense(z if self.local else z.flatten(1))
-        h = h.reshape(len(z), -1, self.width).transpose(1, 2).unflatten(2, self.coarse)
-        x = self.convs(h)
-        if x.shape[2:] != self.size:
+        h = self.dense(z if self.local else z.flatten(1)).reshape(len(z), -1, self.width)
+        x = self.convs(h.transpose(1, 2).unflatten(2, (self.g, self.g)))
+        if list(x.shape[2:]) != self.size:
             x = fn.interpolate(x, self.size)
-        return x.reshape(len(z), *self.shape)
+        return from_image(x, self.shape)
 
 
 class Patches(nn.Module):
@@ -480,10 +483,14 @@ class Bridge(nn.Module):
         kernel="vp", design="mask", tau=0.07, rec=False, data_space=False,
     ):  # fmt: skip
         super().__init__()
+        y_shape, x_shape = tuple(y_shape), tuple(x_shape)
         self.kernel, self.tau, self.rec, self.data_space = Kernel(kernel), tau, rec, data_space
         if data_space:
-            if y_shape != x_shape or kind_of(x_shape) != "image":
-                raise ValueError(f"data space needs images of one shape, not {y_shape}, {x_shape}")
+            if y_shape != x_shape or kind_of(x_shape) != "image" or any(n % 4 for n in x_shape[1:]):
+                raise ValueError(
+                    f"data space: {y_shape} and {x_shape} are not images of one shape with sides "
+                    "that are multiples of 4"
+                )
             self.E_y, self.E_x, self.D_x = (
                 Patches(x_shape),
                 Patches(x_shape),
@@ -498,8 +505,9 @@ class Bridge(nn.Module):
         self.N, self.D, self.y_shape, self.x_shape = N, D, y_shape, x_shape
         self.net = make_denoiser(design, N, D, width, heads, layers)
         self.register_buffer("moments", torch.tensor([1.0, 1.0, 0.0]))  # E z_0^2, z_T^2, z_0 z_T
-        for name in ("x_mean", "x_scale", "y_mean", "y_scale"):
-            self.register_buffer(name, torch.ones(()))
+        for side in "yx":
+            self.register_buffer(side + "_mean", torch.zeros(()))
+            self.register_buffer(side + "_scale", torch.ones(()))
 
     # -- units
 
@@ -546,7 +554,7 @@ class Bridge(nn.Module):
         return (b * m_0 + a * m_0T) / A, c_out, A.rsqrt()  # DDBM preconditioning
 
     def denoise(self, z_t, t, memory):
-        """z0_hat = c_skip z_t + c_out F(c_in z_t, c_noise, memory); z_t (B, N, D), t (B,) float64."""
+        """z0_hat = c_skip z_t + c_out F(c_in z_t, 250 ln t, memory); z_t (B, N, D), t (B,)."""
         c_skip, c_out, c_in = (c[:, None, None].to(z_t.dtype) for c in self.precondition(t))
         F = self.net(c_in * z_t, 250 * t.log(), memory)
         return c_skip * z_t + c_out * F.to(z_t.dtype)
@@ -561,7 +569,8 @@ class Bridge(nn.Module):
     def measure(self, z_0, z_T):
         """Running second moments for the preconditioning, over about the last 100 batches."""
         now = torch.stack([(u * v).float().mean() for u, v in ((z_0, z_0), (z_T, z_T), (z_0, z_T))])
-        self.moments.lerp_(now, 0.01)
+        if now.isfinite().all():  # fp16 overflows now and then
+            self.moments.lerp_(now, 0.01)
 
     def freeze(self, turn):
         """The side whose turn it is not does not move: see `loss`."""
@@ -612,7 +621,7 @@ class Bridge(nn.Module):
     @torch.no_grad()
     def sample(self, y, steps=10, sampler="dbim", eta=0.0, order=1, times="uniform", churn=0.33,
                randn=torch.randn):  # fmt: skip
-        """(x_hat scaled (B, *x_shape), NFE) from raw y. steps = 1 is the regressor D_x(B(z_T, T))."""
+        """(scaled x_hat (B, *x_shape), NFE) from raw y; steps = 1: the regressor D_x(B(z_T, T))."""
         z_T = self.E_y(self.scale_y(y))
         z_T = z_T if self.data_space else fn.layer_norm(z_T, (self.D,))
         memory, nfe = self.net.remember(z_T), 0
@@ -639,7 +648,7 @@ class Bridge(nn.Module):
 
 
 def demo(draws=20_000):
-    """z_0 given z_T = 1 is N(0.6, 0.4^2), so that the best denoiser is known: what samplers make of it."""
+    """z_0 given z_T = 1 is N(0.6, 0.4^2): the best denoiser is known. Mean and std of samplers."""
     z_T = torch.ones(draws, 1, 1)
     for kind in ("vp", "ve"):
         kernel, m, s = Kernel(kind), 0.6, 0.4

@@ -174,7 +174,7 @@ def resolve(args):
         if getattr(args, name) is None:
             setattr(args, name, value)
     if args.dataset not in data.PAIRS:
-        image, text = ENCODERS.get(args.dataset, CLIP)
+        image, text = ENCODERS.get(source_of(args), CLIP)
         args.image_encoder = args.image_encoder or image
         args.text_encoder = args.text_encoder or text
     args.out = args.out or f"runs/{args.dataset}-{args.model}{'-quick' if args.quick else ''}"
@@ -189,16 +189,20 @@ def check(args):
     if args.gamma not in ("auto", None):
         args.gamma = positive("--gamma", args.gamma)
     sizes = "steps batch width save_every ema lr K ddim_steps ratio tau lr_modality tokens dim"
-    for name in [*sizes.split(), "heads", "conv", "size", "poses"]:
+    for name in [*sizes.split(), "heads", "conv", "size", "poses", "clip"]:
         if getattr(args, name) is not None:
             positive("--" + name.replace("_", "-"), getattr(args, name))
-    for name in ("p", "bare", "p_T", "dropout"):
-        if not 0 <= (getattr(args, name) or 0) <= 1 - (name == "dropout") * 1e-6:
-            raise TrainError(f"--{name.replace('_', '-')} is a probability")
-    if args.model == "translator" and args.layers < 2:
-        raise TrainError(f"--layers {args.layers}: at least 2 are needed")
-    if args.model == "bridge" and (args.width % args.heads or args.width % 16 or args.layers < 1):
-        raise TrainError("--width is a multiple of 16 and of --heads, and --layers is positive")
+    for name in ("p", "bare", "p_T", "dropout", "ema"):
+        below = 1 if name in ("dropout", "ema") else 1.0001
+        if not 0 <= (getattr(args, name) or 0) < below:
+            raise TrainError(f"--{name.replace('_', '-')} is a share between 0 and 1")
+    if args.model == "translator":
+        if args.layers < 2:
+            raise TrainError(f"--layers {args.layers}: at least 2 are needed")
+    elif args.width % args.heads or args.width % 8 or args.conv % 8 or args.layers < 1:
+        raise TrainError("--width and --conv are multiples of 8, --width of --heads; --layers >= 1")
+    elif args.w_pred < 0 or args.w_nce < 0 or (args.procedure == "two-step" and args.steps < 2):
+        raise TrainError("--w-pred and --w-nce are not negative; two steps need --steps 2")
 
 
 def positive(flag, value):
@@ -310,8 +314,10 @@ def decay_at(step, args):
     Each of the bridge's two steps is a training of its own."""
     if not args.cosine:
         return 1.0
-    steps = args.steps // 2 if args.procedure == "two-step" else args.steps
-    step = step % steps
+    steps = args.steps
+    if args.procedure == "two-step":
+        first = args.steps // 2
+        step, steps = (step, first) if step < first else (step - first, args.steps - first)
     return min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 

@@ -1,0 +1,610 @@
+"""
+The bridge against closed forms; no trained network. Run: pytest tests/test_bridge.py
+
+The oracle: z_0 | z_T ~ N(z_T MAP + SHIFT, diag(VAR)) makes the best z0_hat an affine function of
+z_t. The samplers are then affine in their noises, so unit impulses through `randn` read off mean
+and variance exactly. The kernel, Heun and the preconditioning have their own derivation here: the
+base process conditioned on its end, DDBM's printed f, g^2, s and h, and numpy's least squares.
+"""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+
+import latent_bridge as lb
+from latent_bridge import DESIGNS, Bridge, Decoder, Encoder, Kernel, dbim, grid, heun, info_nce
+
+B, N, D, W = 5, 4, 6, 16
+KINDS, END = ("vp", "ve"), {"vp": 1.0, "ve": 80.0}
+INSIDE = [1e-6, 1e-3, 0.01, 0.2, 0.5, 0.69, 0.9, 0.999]  # times, as shares of T
+close = torch.testing.assert_close
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+# -- the kernel
+
+
+@functools.lru_cache
+def base(kind, t):
+    """s_t and sigma_t^2 of z_t = s_t z_0 + sigma_t eps; VP by integrating beta."""
+    if kind == "ve":
+        return 1.0, t**2
+    u = quad(lambda x: 2 * x + 0.1, 0, t)[0]
+    return math.exp(-u / 2), -math.expm1(-u)
+
+
+def conditioned(kind, t):
+    """(a, b, std) from the joint Gaussian of (z_t, z_T) given z_0, conditioned on z_T."""
+    (s, var), (s_T, var_T) = base(kind, t), base(kind, END[kind])
+    cov = s_T / s * var  # z_T is z_t times s_T / s_t, plus fresh noise
+    gain = cov / var_T
+    return gain, s - gain * s_T, math.sqrt(max(var - gain * cov, 0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernel_is_the_base_process_conditioned_on_its_end(kind):
+    """Otherwise the bridge is no diffusion conditioned on z_T, is not pinned, or loses digits."""
+    kernel, T = Kernel(kind), END[kind]
+    assert kernel.T == T
+    assert [c.item() for c in kernel(0.0)] == [0, 1, 0]
+    assert [c.item() for c in kernel(T)] == [1, 0, 0]
+    assert all(c.dtype == torch.float64 for c in kernel(torch.tensor(INSIDE) * T))
+    times = [x * T for x in INSIDE]
+    ours = torch.stack(kernel(torch.tensor(times, dtype=torch.float64)), 1)
+    close(ours, torch.tensor([conditioned(kind, t) for t in times]).double(), rtol=1e-7, atol=1e-9)
+    for t, (a, b, std) in zip(times, ours.tolist(), strict=True):  # DBIM's stable form
+        (s, var), (s_T, var_T) = base(kind, t), base(kind, T)
+        r, r_T = var / s**2, var_T / s_T**2
+        stable = s * r / (s_T * r_T), s * (r_T - r) / r_T, s * math.sqrt(r * (r_T - r) / r_T)
+        assert (a, b, std) == pytest.approx(stable, rel=1e-9)
+    if kind == "vp":  # exp(u) - 1 at u = 1e-9 would be wrong by 8e-8
+        assert kernel(1e-8)[2].item() ** 2 / (1e-9 + 1e-16) == pytest.approx(1, rel=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rates_and_g2(kind):
+    """Otherwise Heun walks another curve, or kicks too hard: finite differences disagree."""
+    kernel, T = Kernel(kind), END[kind]
+    for t in (0.05 * T, 0.4 * T, 0.93 * T):
+        h = 1e-5 * T
+        slope = [(y - x) / (2 * h) for x, y in zip(kernel(t - h), kernel(t + h), strict=True)]
+        close(torch.stack(kernel.rates(t)), torch.stack(slope), rtol=1e-6, atol=1e-9)
+        ratio = [base(kind, x)[1] / base(kind, x)[0] ** 2 for x in (t - h, t + h)]  # sigma^2 / s^2
+        g2 = (ratio[1] - ratio[0]) / (2 * h) * base(kind, t)[0] ** 2
+        assert float(kernel.g2(t)) == pytest.approx(g2, rel=1e-6)
+
+
+# -- samplers on a Gaussian bridge
+
+GEN = torch.Generator().manual_seed(3)
+MAP, SHIFT = torch.randn(3, 3, generator=GEN).double() / 3, torch.tensor([0.6, -0.3, 0.1]).double()
+VAR, Z_T = torch.tensor([0.16, 0.5, 1.1]).double(), torch.randn(1, 2, 3, generator=GEN).double()
+MEAN = (Z_T @ MAP + SHIFT)[0]
+
+
+def exact(kind, calls=None):
+    """E[z_0 | z_t, z_T], and z_T's own regression where z_t = z_T tells nothing."""
+
+    def denoise(z_t, t):
+        if calls is not None:
+            calls.append(t)
+        a, b, std = conditioned(kind, float(t))
+        gain = b * VAR / (b**2 * VAR + std**2 + 1e-300)
+        return MEAN + gain * (z_t - a * Z_T - b * MEAN)
+
+    return denoise
+
+
+def impulses(run, n):
+    """(mean, variance) (2, 3) of run(z_T, randn), which calls randn exactly n times.
+
+    Row 0 of the batch has no noise; row k has ones in the k-th call: its gain."""
+    count = 0
+
+    def randn(shape, device=None):
+        nonlocal count
+        noise = torch.zeros(shape).double()
+        noise[1 + count] = 1  # fails at the n + 1st call
+        count += 1
+        return noise
+
+    rows = run(Z_T.expand(n + 1, -1, -1), randn)
+    assert count == n
+    return rows[0], (rows[1:] - rows[0]).square().sum(0)
+
+
+def error(run, n):
+    mean, var = impulses(run, n)
+    return ((mean - MEAN).abs() / VAR.sqrt()).max().item(), ((var - VAR) / VAR).abs().max().item()
+
+
+def sampled(kind, S, eta=0.0, order=1, times="uniform"):
+    """(errors of mean and variance, relative) of DBIM with S network evaluations."""
+    calls, k = [], Kernel(kind)
+    how = dict(kernel=k, times=grid(S, k.T, times), eta=eta, order=order)
+    run = lambda z_T, randn: dbim(exact(kind, calls), z_T, **how, randn=randn)
+    errors = error(run, S - 1 if eta else 1)  # boot; eta's noise at each step but the last
+    assert len(calls) == S and calls[0] == k.T and min(calls) > 0
+    return errors
+
+
+@pytest.mark.parametrize("kind, times", [("vp", "uniform"), ("vp", "karras"), ("ve", "karras")])
+@pytest.mark.parametrize("eta, order", [(0, 1), (0.5, 1), (1, 1), (0, 2), (0, 3)])
+def test_dbim_reproduces_a_gaussian(kind, times, eta, order):
+    """Otherwise the step is not DBIM's: mean and variance approach the posterior as 1 / S."""
+    few, many = (sampled(kind, S, eta, order, times) for S in (50, 400))
+    assert few[0] < 1e-6  # the mean is exact at any S
+    assert many[1] < 0.04 and many[1] < 0.2 * few[1] < 0.05, (few, many)
+
+
+def test_higher_orders_are_better():
+    """Otherwise extrapolation gains nothing: at 20 evaluations."""
+    first, second, third = (sampled("vp", 20, order=k)[1] for k in (1, 2, 3))
+    assert second < 0.55 * first and third < 0.65 * first
+    first, second, third = (sampled("ve", 20, 0, k, "karras")[1] for k in (1, 2, 3))
+    assert third < second / 3 < first / 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_dbim_keeps_the_marginal(kind, eta):
+    """Otherwise, z_0 known, a step leaves q(z_s | z_0, z_T), or is not Markov at eta = 1."""
+    k, T, z_0 = Kernel(kind), END[kind], torch.full((2, 3), 0.7).double()
+    t, s = 0.7 * T, 0.4 * T
+    run = lambda z_T, randn: dbim(lambda z, t: z_0, z_T, k, [T, t, s], eta, 1, randn)
+    gains = []
+    mean, var = impulses(lambda *a: gains.append(run(*a)) or gains[0], 2 if eta else 1)
+    a, b, std = conditioned(kind, s)
+    close(mean, a * Z_T[0] + b * z_0)
+    close(var, torch.full((2, 3), std**2).double())
+    if eta == 1:  # z_s depends on z_t and z_0 alone: the base process conditioned on z_t
+        (s_s, var_s), (s_t, var_t) = base(kind, s), base(kind, t)
+        kept, fresh = (gains[0][1:] - gains[0][0])[:, 0, 0].tolist()
+        on_z_t = s_t / s_s * var_s / var_t
+        assert kept == pytest.approx(conditioned(kind, t)[2] * on_z_t)
+        assert a == pytest.approx(conditioned(kind, t)[0] * on_z_t)  # nothing of z_T beside it
+        rho2 = var_s / s_s**2 / (var_t / s_t**2)
+        assert fresh**2 == pytest.approx(var_s * (1 - rho2))
+
+
+def test_order_one_is_eta_zero():
+    """Otherwise lambda or its integral is off: with one past value they are the same step."""
+    k, z_T, noise = Kernel(), torch.randn(B, N, D).double(), torch.randn(B, N, D).double()
+    f = lambda z, t: z.sin() + t
+    one, two = (dbim(f, z_T, k, [1.0, 0.8, 0.5], 0, m, lambda s, device: noise) for m in (1, 2))
+    close(one, two)
+    for order, n in ((1, 1), (2, 2), (3, 3), (3, 2)):
+        poly = np.polynomial.Polynomial([0.7, -1.3, 0.9][:n])
+        lam = torch.tensor([0.4, -0.5, -1.1, 1.7]).double()
+        past = [(x, poly(x)) for x in lam[:order]]
+        want = quad(lambda x: math.exp(x) * poly(x), lam[0], lam[3])[0]
+        assert lb.integral(past, lam[3]).item() == pytest.approx(want, rel=1e-9)
+
+
+def test_grid():
+    """Otherwise an end is missed, an evaluation more or less is counted, or times go up."""
+    for kind, T in (("uniform", 1.0), ("karras", 80.0)):
+        for S in (1, 2, 3, 17):
+            times = grid(S, T, kind)
+            assert len(times) == S + 1 and times[0] == T and times[-1] == 0
+            assert (np.diff(times) < 0).all()
+            assert S == 1 or times[1] == pytest.approx(T * (1 - 1e-3))
+    gaps = np.diff(grid(17, 1.0, "uniform"))[1:]
+    np.testing.assert_allclose(gaps, gaps[0])
+    roots = np.array(grid(17, 80.0, "karras"))[1:-1] ** (1 / 7)
+    np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0])
+
+
+def ddbm(denoise, z_T, kind, n, churn, randn):
+    """DDBM's sampler from its printed f, g^2, s and h, in place of `heun`."""
+    T = END[kind]
+    s_T, var_T = base(kind, T)
+
+    def field(z, t, share):  # f - g^2 (share s - h): share 1/2 the ODE, 1 the SDE
+        (a, b, std), (s_t, var) = conditioned(kind, t), base(kind, t)
+        score = -(z - a * z_T - b * denoise(z, t)) / std**2
+        ratio = (s_t**2 / var) / (s_T**2 / var_T)  # SNR_t / SNR_T
+        h = (s_t / s_T * z_T - z) / (var * (ratio - 1))
+        f, g2 = (-(0.1 + 2 * t) / 2 * z, 0.1 + 2 * t) if kind == "vp" else (0 * z, 2 * t)
+        return f - g2 * (share * score - h), g2
+
+    times = np.append(np.linspace((0.9999 * T) ** (1 / 7), (1e-4 * T) ** (1 / 7), n) ** 7, 0)
+    z = z_T
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        if churn:
+            dt = churn * (t - s)
+            slope, g2 = field(z, t, 1)
+            z, t = z - dt * slope + math.sqrt(g2 * dt) * randn(z.shape), t - dt
+        d = field(z, t, 0.5)[0]
+        if s > 0:
+            d = (d + field(z + (s - t) * d, s, 0.5)[0]) / 2
+        z = z + (s - t) * d
+    return z
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heun(kind):
+    """Otherwise Heun is not DDBM's hybrid sampler: drift, noise, grid or NFE are off."""
+    k = Kernel(kind)
+    for n, churn in ((6, 0.33), (6, 0.0), (40, 0.33)):
+        calls, draw = [], n if churn else 0
+        ours = lambda z_T, randn: heun(exact(kind, calls), z_T, k, n, churn, randn=randn)
+        mean, var = impulses(ours, draw)
+        theirs = lambda z_T, randn: ddbm(exact(kind), z_T, kind, n, churn, randn)
+        close((mean, var), impulses(theirs, draw), rtol=1e-5, atol=1e-6)
+        assert len(calls) == (3 * n - 1 if churn else 2 * n - 1)
+        assert (var == 0).all() or churn
+    assert ((mean - MEAN).abs() < 0.035 * VAR.sqrt()).all()
+    assert var[0, 0].sqrt().item() == pytest.approx(0.42, abs=0.01)  # VAR's first is 0.4^2
+    finer = error(lambda z_T, randn: heun(exact(kind), z_T, k, 160, randn=randn), 160)
+    assert finer[0] < 0.01 and finer[1] < 0.06, finer  # the error of the variance at 40: 0.12
+
+
+# -- the denoiser
+
+
+def randomise(module):
+    """Zero-initialised gates hide every fault behind them."""
+    for p in module.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return module
+
+
+def denoiser(design):
+    return randomise(lb.make_denoiser(design, N, D, W, heads=2, layers=3))
+
+
+def inputs():
+    return torch.randn(B, N, D), -200 * torch.rand(B), torch.randn(B, N, D)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_designs(design):
+    """Otherwise a parameter is dead, rows mix, or z_t, t or z_T does not reach every answer."""
+    net, (z, c, z_T) = denoiser(design), inputs()
+    new = lb.make_denoiser(design, N, D, W, 2)
+    assert (new(z, c, new.remember(z_T)) == 0).all()
+    run = lambda z, c, z_T: net(z, c, net.remember(z_T))
+    out = run(z, c, z_T)
+    assert out.shape == (B, N, D)
+    (out * torch.randn(B, N, D)).sum().backward()
+    for p in net.parameters():  # every column of a matrix: the U-Net's skip is half of one
+        columns = p.grad.transpose(0, 1).flatten(1) if p.ndim > 1 else p.grad[None]
+        assert (columns.abs().sum(1) > 0).all()
+    close(run(z[2:3], c[2:3], z_T[2:3]), out[2:3], rtol=1e-4, atol=1e-5)
+    step = torch.zeros(N, D)
+    step[1, 2] = 1  # one token is enough to be seen by all
+    for changed in (run(z + step, c, z_T), run(z, c + 9, z_T), run(z, c, z_T + step)):
+        assert ((changed - out).abs().sum(2) > 1e-6).all()
+
+
+def test_gates_start_at_zero():
+    """Otherwise adaLN-zero is not: a new block must be the identity, both its gates closed."""
+    h, block = torch.randn(B, N, W), lb.Block(W, 2, time=True)
+    assert torch.equal(block(h, torch.randn(B, W)), h)
+
+
+@pytest.mark.parametrize("design", DESIGNS[1:])
+def test_token_i_answers_for_position_i(design):
+    """Otherwise tokens and places part, or z_t, z_T or the masks do not know their places."""
+    net, (z, c, z_T), order = denoiser(design), inputs(), torch.tensor([2, 0, 3, 1])
+    run = lambda z, z_T: net(z, c, net.remember(z_T))
+    same = lambda p, q: torch.allclose(p, q, rtol=1e-4, atol=1e-4)
+    out, places = run(z, z_T), design in ("spatial", "mask")
+    assert same(run(z[:, order], z_T[:, order]), out[:, order]) != places
+    assert same(run(z, z_T[:, order]), out) == (design == "encoder-decoder")  # memory is a set
+    assert not same(run(z[:, order], z_T), out) and not same(out[:, order], out)
+    if places:
+        net.place.data = net.place.data[order]
+    assert same(run(z[:, order], z_T[:, order]), out[:, order])
+
+
+def test_unet_token_i_is_place_i():
+    """Otherwise the grid is filled by channels: transposed kernels must give transposed answers."""
+    net, (z, c, z_T) = denoiser("unet"), inputs()
+    out, turn = net(z, c, z_T), lambda z: z.unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2)
+    for p in net.parameters():
+        if p.ndim == 4:
+            p.data = p.data.transpose(2, 3).contiguous()
+    close(net(turn(z), c, turn(z_T)), turn(out), rtol=1e-4, atol=1e-5)
+
+
+def test_answers_are_read_at_the_masks():
+    """Otherwise [MASK] does nothing: with no attention a mask knows t alone, a token its z_t."""
+    for design, knows in (("mask", False), ("spatial", True)):
+        net, (z, c, z_T) = denoiser(design), inputs()
+        for m in net.modules():
+            if isinstance(m, lb.Attention):
+                m.out.weight.data.zero_()
+        memory = net.remember(z_T)
+        assert torch.allclose(net(z, c, memory), net(-z, c, memory)) != knows
+
+
+# -- encoders and decoders
+
+
+SHAPES = (11,), (1, 8, 8), (3, 20, 28), (8, 12, 16), (3, 1, 12, 20)
+
+
+@pytest.mark.parametrize("shape, tokens", [(s, n) for s in SHAPES for n in (4, 16)], ids=str)
+def test_encoder_and_decoder_take_any_shape(shape, tokens):
+    """Otherwise a shape is lost, or a pixel, a view or a number of the latent is ignored."""
+    E, G = Encoder(shape, tokens, D, W), Decoder(shape, tokens, D, W)
+    x = torch.randn(B, *shape, requires_grad=True)
+    z = torch.randn(B, tokens, D, requires_grad=True)
+    assert E(x).shape == (B, tokens, D) and G(z).shape == (B, *shape)
+    close(E(x[1:3]), E(x)[1:3], rtol=1e-4, atol=1e-5)
+    (E(x) * torch.randn(B, tokens, D)).sum().backward()
+    (G(z) * torch.randn(B, *shape)).sum().backward()
+    assert (x.grad != 0).all() and (z.grad != 0).all()
+    assert all((p.grad != 0).any() for p in [*E.parameters(), *G.parameters()])
+
+
+def test_tokens_keep_their_place():
+    """Otherwise token i is not place i, row by row. (Without GroupNorm, which spreads.)"""
+    E, G = Encoder((1, 32, 32), 16, D, W), Decoder((1, 32, 32), 16, D, W)
+    for convs in (E.convs, G.convs):
+        for k, layer in enumerate(convs):
+            if isinstance(layer, torch.nn.GroupNorm):
+                convs[k] = torch.nn.Identity()
+    x, z = torch.randn(1, 1, 32, 32), torch.randn(1, 16, D)
+    corner, token = x.clone(), z.clone()
+    corner[0, 0, 0, 31] += 1  # top right
+    token[0, 3] += 1  # top right
+    moved = (E(corner) != E(x)).any(2).reshape(4, 4)
+    assert moved[0, 3] and not moved[3, 0]
+    moved = (G(token) != G(z))[0, 0]
+    assert moved[0, 31] and not moved[31, 0]
+
+
+# -- units, preconditioning
+
+
+def tiny(y=(11,), x=(1, 8, 8), **kw):
+    bridge = Bridge(y, x, **{**dict(N=N, D=D, width=W, heads=2, layers=1, conv=W), **kw})
+    return randomise(bridge)
+
+
+def batch(n=B):
+    return torch.randn(n, 11), torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8)
+
+
+def test_units():
+    """Otherwise images are not in [-1, 1], voxels not -1 and 1, floats not of unit size."""
+    y, bridge = 3 * torch.randn(40, 11) + 7, tiny()
+    bridge.fit(y.numpy(), np.zeros((2, 1, 8, 8), np.uint8))
+    y_s = bridge.scale_y(y)
+    close(torch.stack([y_s.mean(), y_s.square().mean()]), torch.tensor([0.0, 1]), rtol=0, atol=1e-4)
+    x = torch.tensor([0, 255, 51]).byte()[:, None, None, None].expand(3, 1, 8, 8)
+    close(bridge.scale_x(x)[:, 0, 0, 0], torch.tensor([-1, 1, -0.6]))
+    close(bridge.unscale(bridge.scale_x(x)), x.float())
+    solids = tiny(x=(8, 6, 7))
+    solids.fit(y.numpy(), np.zeros((2, 8, 6, 7), bool))
+    for occupied in (False, True):
+        x_s = solids.scale_x(torch.full((2, 8, 6, 7), occupied))
+        assert x_s.unique().item() == (1 if occupied else -1)
+
+
+def test_latents_have_a_fixed_scale():
+    """Otherwise latents drift or collapse: each token has mean 0 and mean square 1."""
+    bridge, (y, x) = tiny(), batch()
+    for z in (*bridge.latents(y, x), bridge.latents(100 * y, x)[0]):
+        close(z.mean(2), torch.zeros(B, N), rtol=0, atol=1e-5)
+        close(z.square().mean(2), torch.ones(B, N), rtol=0, atol=1e-3)
+    z_T, z_0 = bridge.latents(y, x)
+    close(bridge.reconstruct(x), bridge.D_x(z_0))
+    bridge.measure(2 * z_0, z_T)  # E z_0^2, E z_T^2, E z_0 z_T: 1, 1, 0 at first
+    moments = torch.tensor([1.03, 1, 0.02 * (z_0 * z_T).mean().item()])
+    close(bridge.moments, moments, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_preconditioning_is_least_squares(kind):
+    """Otherwise the skip is not the best linear guess, c_out not its error, c_in z_t not of unit
+    size, or the network sees another time than 250 ln t. Data whose moments are exact."""
+    m_0, m_T, m_0T = 0.7, 1.9, 0.5
+    e = np.linalg.qr(np.random.default_rng(0).normal(size=(60, 3)))[0] * math.sqrt(60)
+    z_0 = math.sqrt(m_0) * e[:, 0]
+    z_T = m_0T / m_0 * z_0 + math.sqrt(m_T - m_0T**2 / m_0) * e[:, 1]
+    bridge = tiny(kernel=kind)
+    bridge.moments.copy_(torch.tensor([m_0, m_T, m_0T]))
+    seen, F = [], torch.randn(60, 1, 1)
+    bridge.net.forward = lambda z, c, memory: seen.append((z, c, memory)) or F
+    for t in (1e-3 * END[kind], 0.5 * END[kind], END[kind]):
+        a, b, std = conditioned(kind, t)
+        z_t = a * z_T + b * z_0 + std * e[:, 2]
+        (skip,), (rest,) = np.linalg.lstsq(z_t[:, None], z_0, rcond=None)[:2]
+        size = math.sqrt((z_t**2).mean())
+        ours = [c.item() for c in bridge.precondition(torch.tensor(t).double())]
+        assert ours == pytest.approx([skip, math.sqrt(rest / 60), 1 / size], rel=1e-5)
+        of = lambda v: torch.tensor(v).float()[:, None, None]
+        z0_hat = bridge.denoise(of(z_t), torch.full((60,), t).double(), "memory")
+        close(z0_hat, skip * of(z_t) + math.sqrt(rest / 60) * F, rtol=1e-4, atol=1e-4)
+        close(seen[-1][0], of(z_t / size), rtol=1e-4, atol=1e-4)
+        assert seen[-1][1][0].item() == pytest.approx(250 * math.log(t)) and seen[-1][2] == "memory"
+
+
+# -- losses
+
+
+def test_info_nce_by_hand():
+    """Otherwise InfoNCE has the wrong sign, scale or temperature, or only one direction.
+
+    Two tokens of one number each: u = (1, 0), (0, 1); v = (1, 0), (.6, .8); tau = 1/2.
+    u v' / tau = [[2, 1.2], [0, 1.6]]. Rows: ln(1 + e^-.8) = .37110, ln(1 + e^-1.6) = .18390.
+    Columns: ln(1 + e^-2) = .12693, ln(1 + e^-.4) = .51302. The mean of the four is .29874."""
+    u, v = torch.tensor([[[1.0, 0], [0, 1]], [[1, 0], [0.6, 0.8]]])[..., None]
+    for pair in ((u, v), (v, u), (7 * u, 0.2 * v)):
+        assert info_nce(*pair, 0.5).item() == pytest.approx(0.29874, abs=2e-5)
+    assert info_nce(u, v, 0.1) < 0.15 < info_nce(u, v, 0.5)
+    z = torch.randn(B, N, D)
+    assert info_nce(z, z, 0.5) < info_nce(z, z + z.roll(1, 0), 0.5) < info_nce(z, z.roll(1, 0), 0.5)
+
+
+def noise_at(t):
+    return lb.Noise(torch.as_tensor(t).double().expand(B), torch.randn(B, N, D))
+
+
+def got(bridge):
+    """Which parts have gradients; a part either has all of its own or none."""
+    parts = {}
+    for name, p in bridge.named_parameters():
+        parts.setdefault(name.split(".")[0], []).append(p.grad is not None and p.grad.any().item())
+    assert all(any(v) == all(v) for k, v in parts.items() if k != "net"), parts
+    return {k for k, v in parts.items() if any(v)}
+
+
+@pytest.mark.parametrize("rec", [False, True])
+def test_only_whose_turn_it_is_moves(rec):
+    """Otherwise a frozen side moves, or one that should does not."""
+    modality = {"E_x", "E_y", "D_x"} | ({"D_y"} if rec else set())
+    want = {"bridge": {"net"}, "modality": modality, "both": modality | {"net"}, "apart": modality}
+    for turn, parts in want.items():
+        bridge = tiny(rec=rec)
+        total, *three = bridge.loss(*batch(), noise_at(0.6), turn)
+        total.backward()
+        assert got(bridge) == parts, turn
+        asked = [turn in ("bridge", "both"), turn != "bridge", turn != "bridge"]
+        assert [v.item() != 0 for v in three] == asked, turn
+        before = {k: v.clone() for k, v in bridge.named_parameters()}
+        torch.optim.AdamW(bridge.parameters(), 0.1).step()
+        moved = {k.split(".")[0] for k, v in bridge.named_parameters() if (v != before[k]).any()}
+        assert moved == parts, turn
+
+
+def test_stop_gradient_and_no_leak_at_T():
+    """Otherwise L_bridge may collapse E_x, or L_pred at t = T sees the target it is to predict."""
+    bridge, (y, x) = tiny(), batch()
+    bridge.loss(y, x, noise_at(0.6), "both", w_pred=0, w_nce=0)[0].backward()
+    assert got(bridge) == {"net", "E_y"}
+    bridge.zero_grad()
+    bridge.loss(y, x, noise_at(1.0), "modality", w_nce=0)[0].backward()
+    assert got(bridge) == {"E_y", "D_x"}  # through the frozen denoiser
+    z_T, z_0 = bridge.latents(y, x)
+    for t, leaks in ((1.0, False), (0.5, True)):
+        noise = noise_at(t)
+        L = [bridge.pred_loss(z, z_T, noise, x).item() for z in (z_0, -z_0)]
+        assert (L[0] != L[1]) == leaks
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_by_hand(kind):
+    """Otherwise a weight, a square, 1 / c_out^2, the gathered negatives or D_y is missing."""
+    bridge, (y, x), T = tiny(kernel=kind, rec=True), batch(), END[kind]
+    noise = lb.draw_noise(B, N, D, T)
+    gather = lambda z: torch.cat([z, z.flip(2)])
+    total, *three = bridge.loss(y, x, noise, "both", 0.3, 4.0, gather)
+    z_T, z_0 = bridge.latents(y, x)
+    now = torch.stack([(z_0**2).mean(), (z_T**2).mean(), (z_0 * z_T).mean()])
+    close(bridge.moments, torch.tensor([0.99, 0.99, 0]) + 0.01 * now)
+    coefficients = [conditioned(kind, t) for t in noise.t.tolist()]
+    a, b, std = torch.tensor(coefficients).T[:, :, None, None]
+    z_t = a * z_T + b * z_0 + std * noise.eps
+    z0_hat = bridge.denoise(z_t, noise.t, bridge.net.remember(z_T))
+    m_0, m_T, m_0T = bridge.moments
+    A = a**2 * m_T + b**2 * m_0 + 2 * a * b * m_0T + std**2
+    left = m_0 - (b * m_0 + a * m_0T) ** 2 / A  # E z_0^2 without what z_t explains
+    x_s, y_s = bridge.scale_x(x), bridge.scale_y(y)
+    square = lambda e: e.square().mean()
+    rec = square(bridge.D_x(z_0) - x_s) + square(bridge.D_y(z_T) - y_s)
+    nce = info_nce(gather(z_0), gather(z_T), 0.07)
+    want = ((z0_hat - z_0) ** 2 / left).mean(), rec, nce
+    close(torch.stack(three), torch.stack(want), rtol=1e-3, atol=1e-4)
+    close(total, three[0] + 0.3 * three[1] + 4.0 * three[2])
+    bridge.rec = False
+    close(bridge.loss(y, x, noise, "apart")[2], square(bridge.D_x(z_0) - x_s))
+    pred = square(bridge.D_x(z0_hat) - x_s)
+    close(bridge.pred_loss(z_0, z_T, noise, x), pred, rtol=1e-2, atol=1e-4)
+
+
+def test_draw_noise():
+    """Otherwise t leaves (0, T], is not uniform, T has another share, or seeds do not repeat."""
+    draw = lambda T: lb.draw_noise(60_000, 2, 3, T, 0.2, torch.Generator().manual_seed(4))
+    for T in (1.0, 80.0):
+        t, eps = draw(T)
+        assert t.dtype == torch.float64 and eps.shape == (60_000, 2, 3)
+        assert 0.19 < (t == T).double().mean() < 0.21
+        rest = t[t < T] / T
+        assert 1e-4 < rest.min() < 3e-4 and abs(rest.mean() - 0.5) < 0.02 and rest.max() > 0.998
+        assert all(torch.equal(p, q) for p, q in zip((t, eps), draw(T), strict=True))
+    assert abs(eps.mean()) < 0.03 and abs(eps.std() - 1) < 0.03
+
+
+# -- sampling
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sample(kind):
+    """Otherwise sample ignores a switch, recomputes the memory at each step, or miscounts NFE."""
+    bridge, (y, x) = tiny(kernel=kind), batch()
+    z_T, T, k = bridge.latents(y, x)[0], END[kind], bridge.kernel
+    memory, calls = bridge.net.remember(z_T), []
+    f = lambda z, t: bridge.denoise(z, torch.full((B,), float(t)).double(), memory)
+    for name in ("remember", "forward"):
+        old = getattr(bridge.net, name)
+        setattr(bridge.net, name, lambda *a, n=name, old=old: calls.append(n) or old(*a))
+    fixed = lambda: functools.partial(torch.randn, generator=torch.Generator().manual_seed(5))
+    karras, uniform = (grid(5, T, g) for g in ("karras", "uniform"))
+    for how, nfe, z_0 in (
+        (dict(steps=1), 1, f(z_T, T)),
+        (dict(steps=1, eta=1), 1, f(z_T, T)),
+        (dict(steps=5, eta=0.7), 5, dbim(f, z_T, k, uniform, 0.7, 1, fixed())),
+        (dict(steps=5, order=3, times="karras"), 5, dbim(f, z_T, k, karras, 0, 3, fixed())),
+        (dict(steps=3, sampler="heun", churn=0.2), 8, heun(f, z_T, k, 3, 0.2, randn=fixed())),
+        (dict(steps=3, sampler="heun", churn=0), 5, heun(f, z_T, k, 3, 0)),
+    ):
+        calls.clear()
+        x_hat, told = bridge.sample(y, **how, randn=fixed())
+        assert sorted(calls) == ["forward"] * nfe + ["remember"] and told == nfe, how
+        assert x_hat.shape == x.shape and not x_hat.requires_grad
+        close(x_hat, bridge.D_x(z_0), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_finite_in_float32(kind):
+    """Otherwise 0 / 0 at an end, where std = 0, or nothing random is left after the boot."""
+    bridge, (y, _) = tiny(kernel=kind), batch()
+    for steps in (1, 2, 3):
+        for how in (dict(order=1), dict(order=3), dict(eta=1.0), dict(sampler="heun")):
+            x_hat, again = (bridge.sample(y, steps, times="karras", **how)[0] for _ in range(2))
+            assert x_hat.dtype == torch.float32 and x_hat.isfinite().all(), (steps, how)
+            assert torch.equal(x_hat, again) == (steps == 1 and "sampler" not in how)
+
+
+def test_data_space():
+    """Otherwise the data-space bridge moves its pixels, or has modality models to train."""
+    bridge = Bridge((3, 8, 12), (3, 8, 12), width=W, heads=2, layers=1, data_space=True)
+    y, x = torch.randint(256, (2, B, 3, 8, 12), dtype=torch.uint8)
+    bridge.fit(y.numpy(), x.numpy())
+    z_T, z_0 = bridge.latents(y, x)
+    assert z_0.shape == (B, bridge.N, bridge.D) == (B, 6, 48)
+    assert torch.equal(bridge.D_x(z_T), bridge.scale_y(y))
+    assert torch.equal(bridge.reconstruct(x), bridge.scale_x(x))
+    assert torch.equal(z_0[:, 4].sort(1)[0], bridge.scale_x(x)[:, :, 4:, 4:8].flatten(1).sort(1)[0])
+    assert {k.split(".")[0] for k, _ in bridge.named_parameters()} == {"net"}
+    bridge.loss(y, x, lb.draw_noise(B, bridge.N, bridge.D), "bridge")[0].backward()
+    assert bridge.sample(y, 3)[0].shape == x.shape
+
+
+def test_errors_name_the_fault():
+    """Otherwise a wrong name or shape fails deep inside, or is taken for another."""
+    for wrong, words in (
+        (lambda: Kernel("linear"), "linear.*vp or ve"),
+        (lambda: lb.make_denoiser("masks", N, D), "masks.*spatial"),
+        (lambda: lb.make_denoiser("unet", 9, D), "9 tokens"),
+        (lambda: lb.kind_of((2, 3)), r"\(2, 3\)"),
+        (lambda: Bridge((1, 8, 8), (1, 8, 12), data_space=True), r"\(1, 8, 8\) and \(1, 8, 12\)"),
+        (lambda: Bridge((11,), (11,), data_space=True), r"\(11,\)"),
+        (lambda: tiny().scale_y(torch.zeros(2, 9)), r"\(2, 9\).*\(11,\)"),
+        (lambda: tiny().scale_x(torch.zeros(2, 1, 8, 7)), r"\(2, 1, 8, 7\).*\(1, 8, 8\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            wrong()

@@ -1,0 +1,310 @@
+"""evaluate.py on runs of the bridge: random weights, tiny pairs, every number made a second way."""
+
+import itertools
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as fn
+from PIL import Image
+
+import data
+import evaluate
+import metrics
+import train
+from encoders import DIRECTIONS, Latents
+from evaluate import BridgeBench, BridgeRun, EvaluateError, Questions
+
+SMALL = "--width 16 --heads 2 --layers 1 --tokens 4 --dim 8 --conv 16 --steps 6".split()
+CPU = torch.device("cpu")
+
+
+def pixels(n, *shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+
+def solids(n):
+    x = np.zeros((n, 32, 32, 32), bool)
+    for i in range(n):
+        x[i, 4 : 20 + i, 6 : 9 + i, 10 : 22 - i] = True
+    return data.Pairs(data.silhouettes(x), x, "solids")
+
+
+PAIRS = {  # of 13 pairs
+    "glyph-sr": data.Pairs(pixels(13, 1, 8, 8), pixels(13, 1, 32, 32, seed=1), "sr"),
+    "glyph-edges": data.Pairs(pixels(13, 1, 16, 16), pixels(13, 1, 16, 16, seed=1), "edges"),
+    "glyph-solids": solids(5),
+}
+rng = np.random.default_rng(2)
+LATENTS = Latents(
+    *(rng.normal(size=(40, n)).astype(np.float32) for n in (6, 9)),
+    np.stack([np.arange(40)] * 2, 1), np.arange(40), np.zeros(0, int),
+)  # fmt: skip
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """make(dataset) -> folder of a finished run with random weights."""
+    monkeypatch.setattr(data, "load_pairs", lambda name, *a, **k: PAIRS[name])
+    both = {d: train.LatentPairs(LATENTS, d) for d in DIRECTIONS}
+    real = train.bridge_pairs
+    fake = lambda a, *rest: both if a.dataset == "glyph-names" else real(a, *rest)
+    monkeypatch.setattr(train, "bridge_pairs", fake)
+
+    def run(dataset, finished=True, seed=0):
+        out = str(tmp_path / dataset)
+        argv = ["--model", "bridge", "--dataset", dataset, "--out", out, "--device", "cpu"]
+        args, sides = train.parse([*argv, *SMALL]), {}
+        for direction, pairs in train.bridge_pairs(args, "train").items():
+            torch.manual_seed(seed)
+            y, x = pairs.of(np.arange(5))
+            net = train.make_bridge(args, y.shape[1:], x.shape[1:])
+            net.fit(y, x)
+            for p in net.parameters():
+                torch.nn.init.normal_(p, std=0.4)  # samples leave [-1, 1]
+            ema = {"n_averaged": torch.ones(())}
+            ema |= {f"module.{k}": v for k, v in net.state_dict().items()}
+            sides[direction] = {"ema": ema, "shapes": [list(net.y_shape), list(net.x_shape)]}
+        (tmp_path / dataset).mkdir(exist_ok=True)
+        kept = {"args": vars(args), "encoders": {}, "sides": sides, "finished": finished}
+        train.save(out + "/model.pt", kept)
+        return out
+
+    return run
+
+
+def rows_of(folder, file="bridge.json"):
+    with open(f"{folder}/{file}") as f:
+        return json.load(f)["rows"]
+
+
+def value(rows, method, metric, seed=0):
+    (found,) = [r for r in rows if (r["method"], r["metric"], r["seed"]) == (method, metric, seed)]
+    return found["value"]
+
+
+def psnr(a, b):
+    """Of arrays in [-1, 1], without metrics.py."""
+    return np.mean([10 * np.log10(4 / np.mean((p - q) ** 2)) for p, q in zip(a, b, strict=True)])
+
+
+def test_quality_of_images_is_what_it_says(make):
+    """A row of the table is of other pairs, another sampler, other noise or unclamped images."""
+    folder = make("glyph-sr")
+    args = evaluate.parse([folder, "--limit", "7", "--nfe", "3", "--seeds", "2"])
+    bench = BridgeBench(BridgeRun(folder, CPU), args)
+    bench.runs = {"ours": bench.run, "basic": bench.run}
+    evaluate.quality(bench)
+    rows, net = rows_of(folder), bench.run.bridges["y->x"]
+    chosen = np.sort(np.random.default_rng(0).permutation(13)[:7])
+    y, x = (torch.from_numpy(a) for a in PAIRS["glyph-sr"].of(chosen))
+    true = x.numpy() / 127.5 - 1
+    draw = lambda s, n=3: net.sample(y, n, randn=evaluate.on_cpu(s))[0].clamp(-1, 1)
+    for seed in (0, 1):
+        assert value(rows, "ours", "psnr", seed) == pytest.approx(psnr(draw(seed).numpy(), true))
+    eight = torch.stack([draw(s) for s in range(8)])
+    assert value(rows, "ours", "psnr_mean8") == pytest.approx(psnr(eight.mean(0).numpy(), true))
+    assert value(rows, "ours", "diversity") == pytest.approx(eight.std(0).mean().item(), rel=1e-5)
+    assert value(rows, "regressor", "psnr") == pytest.approx(psnr(draw(0, 1).numpy(), true))
+    ceiling = net.reconstruct(x).clamp(-1, 1).numpy()
+    assert value(rows, "ceiling", "psnr") == pytest.approx(psnr(ceiling, true))
+    cubic = fn.interpolate(y / 127.5 - 1, (32, 32), mode="bicubic").clamp(-1, 1).numpy()
+    assert value(rows, "classical", "psnr") == pytest.approx(psnr(cubic, true))
+    z_T, z_0 = (fn.normalize(z.detach().flatten(1)) for z in net.latents(y, x))
+    right = ((z_T @ z_0.T).argmax(1) == torch.arange(7)).double().mean().item()
+    assert value(rows, "ours", "r1") == pytest.approx(right)
+    assert {r["method"]: r["nfe"] for r in rows} == dict(
+        ours=3, basic=3, regressor=1, ceiling=0, classical=0
+    )
+    keys = {"data", "method", "metric", "value", "nfe", "seconds_per_sample", "seed"}
+    assert all(set(r) == keys and r["data"] == "glyph-sr" for r in rows)
+
+
+def test_rows_replace_their_own_kind(make):
+    """A second look doubles the rows, or wipes out those of the trade-off or of Basic."""
+    folder = make("glyph-sr")
+    old = dict.fromkeys(("nfe", "seconds_per_sample", "seed"), 0) | {"value": -1.0}
+    old |= {"data": "glyph-sr", "metric": "psnr"}
+    kept, gone = old | {"method": "basic"}, old | {"method": "ours", "seed": 9}
+    with open(folder + "/bridge.json", "w") as f:
+        json.dump({"rows": [kept, gone]}, f)
+    looks = []
+    for _ in range(2):
+        evaluate.main([folder, "--first-look", "--limit", "6", "--task", "quality"])
+        looks.append([(r["method"], r["metric"], r["seed"]) for r in rows_of(folder)])
+    assert kept in rows_of(folder) and gone not in rows_of(folder)
+    assert sorted(looks[0]) == sorted(looks[1]) and len(set(looks[0])) == len(looks[0])
+
+
+def test_solids_and_their_hull(make):
+    """The truth does not get full marks, or the visual hull is not the one of these views."""
+    q = Questions(BridgeRun(make("glyph-solids"), CPU), 4)
+    assert q.kind == "volume" and q.score(q.truth) == {"iou": 1.0, "one_nna": 0.0}
+    hull, _ = q.ask(evaluate.classical(q))
+    expected = metrics.iou(torch.from_numpy(data.visual_hull(q.y.numpy())), q.x)
+    assert q.score(hull)["iou"] == pytest.approx(expected) and expected > 0.5
+
+
+@pytest.mark.parametrize(
+    "flags", ["", "--no-cosine --amp off", "--dataset glyph-edges --data-space"]
+)
+def test_a_command_line_gives_the_arguments_back(flags):
+    """A yardstick is trained with other settings than the run that it stands beside."""
+    args = train.parse(["--model", "bridge", *SMALL, *flags.split()])
+    assert train.parse(evaluate.argv_of(args)) == args
+    args.resume = True  # how the run was finished is no setting
+    other = train.parse(evaluate.argv_of(args, loss="rec", w_nce=0.0, out="elsewhere"))
+    changed = {k for k in vars(args) if getattr(args, k) != getattr(other, k)}
+    assert changed == {"loss", "w_nce", "out", "resume"}
+
+
+@pytest.mark.parametrize(
+    "dataset, names", [("glyph-sr", ["basic"]), ("glyph-edges", ["basic", "data-space"])]
+)
+def test_the_yardstick_runs(make, monkeypatch, dataset, names):
+    """Basic is not two-step with L_rec alone, data space is asked where shapes differ, or of a
+    first look, which trains nothing."""
+    folder, asked = make(dataset), {}
+    learn = lambda argv, device: asked.update({argv[argv.index("--out") + 1]: train.parse(argv)})
+    monkeypatch.setattr(evaluate, "trained", learn)
+    run = BridgeRun(folder, CPU)
+    assert list(BridgeBench(run, evaluate.parse([folder, "--first-look"])).runs) == ["ours"]
+    assert not asked
+    assert list(BridgeBench(run, evaluate.parse([folder])).runs) == ["ours", *names]
+    basic = asked[f"{folder}/basic"]
+    assert (basic.procedure, basic.loss, basic.w_nce, basic.width) == ("two-step", "rec", 0, 16)
+    assert not basic.data_space and all(a.data_space for k, a in asked.items() if "data-" in k)
+
+
+def test_latents_take_the_translators_exam(make, tmp_path):
+    """The two papers are asked different questions, or the mean of 8 is one sample."""
+    folder = make("glyph-names")
+    beside = [dict(task="similarity", direction=d, method="ours", seed=0, pool=9, r1=0, r5=0, r10=0)
+              | dict(cosine=0.5, centred_cosine=0.25, unrelated_cosine=0.125)
+              for d in DIRECTIONS]  # fmt: skip
+    other = tmp_path / "translator"
+    other.mkdir()
+    (other / "translation.json").write_text(json.dumps({"rows": beside}))
+    evaluate.main(
+        [folder, "--task", "quality", "--first-look", "--nfe", "2", "--beside", str(other)]
+    )
+    rows = rows_of(folder, "translation.json")
+    assert {r["method"] for r in rows} >= {"bridge", "bridge, one sample", "translator", "ridge"}
+    run, d = BridgeRun(folder, CPU), "image->text"
+    net, c = run.bridges[d], torch.from_numpy(LATENTS.image)
+    randn = evaluate.on_cpu(0)
+    draws = [net.unscale(net.sample(c, 2, randn=randn)[0]) for _ in range(8)]
+    for name, z in (("bridge", torch.stack(draws).mean(0)), ("bridge, one sample", draws[0])):
+        (mine,) = [r for r in rows if r["direction"] == d and r["method"] == name]
+        expected = metrics.cosine(z, torch.from_numpy(LATENTS.text))
+        assert mine["cosine"] == pytest.approx(expected, abs=1e-5)
+        mark = "two_way_mean8" if name == "bridge" else "two_way"
+        found = [r for r in rows_of(folder) if r["data"].endswith(d) and r["metric"] == mark]
+        assert found[0]["method"] == "ours"
+        two_way = metrics.two_way(z, torch.from_numpy(LATENTS.text))
+        assert found[0]["value"] == pytest.approx(two_way, abs=1e-3)
+
+
+def test_the_trade_off_knows_its_evaluations(make, monkeypatch, capsys):
+    """A sampler's points stand at other numbers of evaluations than it used."""
+    folder = make("glyph-sr")
+    monkeypatch.setattr(evaluate, "NFES", (1, 2, 10))
+    monkeypatch.setattr(evaluate, "HEUN_STEPS", (40,))
+    evaluate.main([folder, "--task", "trade-off", "samples", "parts", "--limit", "8"])
+    rows = [r for r in rows_of(folder) if r["metric"] == "psnr"]
+    found = {m: [r["nfe"] for r in rows if r["method"] == f"ours, {m}"] for m in evaluate.SAMPLERS}
+    assert found.pop("Heun") == [119]
+    assert all(nfe == [1, 2, 10] for nfe in found.values()) and len(found) == 4
+    net = BridgeRun(folder, CPU).bridges["y->x"]
+    q = Questions(
+        SimpleNamespace(bridges={"y->x": net}, device=CPU, pairs=lambda *a: PAIRS["glyph-sr"]), 4
+    )
+    third = psnr(
+        net.sample(q.y, 10, order=3, randn=evaluate.on_cpu(0))[0].clamp(-1, 1).numpy(),
+        q.truth.numpy(),
+    )
+    (ours,) = [r["value"] for r in rows if r["method"] == "ours, DBIM 3" and r["nfe"] == 10]
+    assert ours == pytest.approx(third)
+    assert "Heun takes" in capsys.readouterr().out
+    for name in ("trade-off", "samples", "parts"):
+        assert not_blank(f"{folder}/{name}.png")
+
+
+def not_blank(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L")).std() > 5
+
+
+def test_the_nearest_face_is_seen():
+    """Solids are drawn from behind, upside down, or with their far side on top."""
+    low, high = np.zeros((2, 32, 32, 32), bool)
+    low[26:30, 14:18, 14:18] = high[2:6, 14:18, 14:18] = True
+    at = lambda image: np.argwhere(image > 0).mean(0)[0]
+    assert at(evaluate.lit(high)) < 27 < 37 < at(evaluate.lit(low))
+    wall = np.zeros((32, 32, 32), bool)
+    wall[4:28, 3:29, 3:29] = True
+    assert (evaluate.lit(wall) > 0.8).mean() > 0.1  # its upper face, which is lit
+    hollow = wall.copy()
+    hollow[8:24, 8:24, 8:24] = False  # a cavity that nobody sees from outside
+    assert np.abs(evaluate.lit(wall) - evaluate.lit(hollow)).max() < 1e-3
+
+
+def test_an_ablation_says_where_the_order_differs(capsys):
+    """A swapped pair is not named, or 1-NNA counts as better the lower it is, even below 0.5."""
+    marks = {  # rec, pred, rec+nce, pred+nce; the poster: IoU .609 .643 .627 .664
+        "iou": (0.5, 0.6, 0.7, 0.8),  # rec+nce before pred
+        "one_nna": (0.9, 0.45, 0.4, 0.49),  # as the poster, by the distance from 0.5
+    }
+    variants = evaluate.POSTER["lddbm-losses"]
+    rows = [
+        {"data": "glyph-solids", "method": v, "metric": m, "value": values[n] + 0.01 * s, "seed": s}
+        for m, values in marks.items()
+        for (n, v), s in itertools.product(enumerate(variants), (-1, 1))
+    ]
+    evaluate.print_ablation("lddbm-losses", rows)
+    out = capsys.readouterr().out.splitlines()
+    assert "iou: against the poster's order, rec+nce before pred" in out
+    assert "one_nna: against the poster's order, nothing" in out
+    assert any("0.800 +- 0.014 (0.664)" in line for line in out)
+
+
+def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
+    """A variant is trained with another's flags, or a seed or a data set is left out."""
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    for table in ("lddbm-losses", "lddbm-design"):
+        (tmp_path / "runs" / table).mkdir(parents=True)
+    learn = lambda argv, device: (
+        asked.append(train.parse(argv)) or BridgeRun(make(asked[-1].dataset), CPU)
+    )
+    monkeypatch.setattr(evaluate, "trained", learn)
+    evaluate.main("--reproduce lddbm-losses --seeds 2 --nfe 1 --limit 4".split())
+    cells = [(a.dataset, a.loss, a.w_nce > 0, a.seed) for a in asked]
+    sets = ("glyph-sr", "glyph-solids")
+    assert sorted(cells) == sorted(itertools.product(sets, ("pred", "rec"), (True, False), (0, 1)))
+    assert len({a.out for a in asked}) == len(asked)
+    rows = rows_of("runs/lddbm-losses", "table.json")
+    assert {r["metric"] for r in rows if r["data"] == "glyph-solids"} == {"iou", "one_nna", "r1"}
+    assert evaluate.flags_of("lddbm-training", "two-step") == ["--procedure", "two-step"]
+    assert evaluate.flags_of("lddbm-design", "dit") == ["--design", "dit"]
+
+
+def test_wrong_questions_end_in_one_line(make):
+    """A task of the other paper, or half a training, ends in a traceback or in a wrong table."""
+    folder = make("glyph-sr")
+    for argv, word in ((["--task", "curves"], "curves"), (["--on", "coco"], "--on")):
+        with pytest.raises(EvaluateError, match=word) as e:
+            evaluate.main([folder, *argv])
+        assert "\n" not in str(e.value)
+    saved = train.load(folder + "/model.pt")
+    saved["sides"]["y->x"]["shapes"][0][0] = 3
+    train.save(folder + "/model.pt", saved)
+    with pytest.raises(EvaluateError, match="latent_bridge.py"):
+        BridgeRun(folder, CPU)
+    with pytest.raises(EvaluateError, match="--resume"):
+        BridgeRun(make("glyph-sr", finished=False), CPU)
+    for argv in ([], [folder, "--reproduce", "lddbm-losses"], [folder, "--nfe", "0"]):
+        with pytest.raises(SystemExit):
+            evaluate.parse(argv)
