@@ -59,9 +59,19 @@ class Kernel:
         return s / s_T * q, s * (1 - q), s * (rho2 * (1 - q)).sqrt()  # DDBM kernel
 
     def rates(self, t):
-        """Time derivatives of (a_t, b_t, std_t)."""
+        """Time derivatives of (a_t, b_t, std_t) at 0 < t < T, float64."""
         t = torch.as_tensor(t, dtype=torch.float64)
-        return torch.func.jvp(self, (t,), (torch.ones_like(t),))[1]
+        s, rho2 = self.base(t)
+        s_T, rho2_T = self.base(torch.full_like(t, self.T))
+        du = self.beta_d * t + self.beta_min
+        ds, drho2 = (0 * t, 2 * t) if self.kind == "ve" else (-s * du / 2, (1 + rho2) * du)
+        q, dq, w = rho2 / rho2_T, drho2 / rho2_T, rho2 * (1 - rho2 / rho2_T)
+        dw = drho2 * (1 - 2 * q)
+        return (
+            (ds * q + s * dq) / s_T,
+            ds * (1 - q) - s * dq,
+            ds * w.sqrt() + s * dw / (2 * w.sqrt()),
+        )
 
     def g2(self, t):
         """g(t)^2, the squared diffusion coefficient of the base process."""

@@ -632,9 +632,9 @@ def bridges(args, device, rank, world):
 
 
 def run(args):
-    """Train what the arguments say, into args.out; a finished run stays as it is.
+    """Train what the arguments say, into args.out; with --resume, a finished run stays as it is.
 
-    -> whether this process is the one that goes on to evaluate."""
+    -> the device, in the one process that goes on to evaluate; None in the others."""
     rank, world, device = start_processes(args.device)
     args.amp = choose_amp(args.amp, device)
     path, log = os.path.join(args.out, "model.pt"), os.path.join(args.out, "log.csv")
@@ -644,6 +644,11 @@ def run(args):
         raise TrainError(
             f"{path} exists: --resume goes on, --overwrite replaces it, --out names another"
         )
+    old = load(path) if args.resume else None
+    if old:
+        check_resumable(path, old, args)
+        if old.get("finished"):
+            return device if rank == 0 else None
     say = print if rank == 0 else lambda *a: None
     given = {k: v for k, v in vars(args).items() if v is not None and v is not False}
     say(" ".join(f"--{k.replace('_', '-')} {v}" for k, v in given.items()))
@@ -666,9 +671,7 @@ def run(args):
         "sides": {side.direction: side.state() for side in sides},
     }
     first = 0
-    if args.resume:
-        old = load(path)
-        check_resumable(path, old, args)
+    if old:
         first = old["step"]
         for side in sides:
             side.load(old["sides"][side.direction])
@@ -700,13 +703,14 @@ def run(args):
         save(path, checkpoint(args.steps, finished=True))
         draw_losses(log, os.path.join(args.out, "loss.png"), names)
         say(f"trained in {time.time() - start:.0f} s: {path}, {log}")
-    return rank == 0
+    return device if rank == 0 else None
 
 
 def main(argv=None):
     args = parse(argv)
-    if run(args):
-        evaluate.main([args.out, "--first-look", "--device", args.device])
+    device = run(args)
+    if device is not None:
+        evaluate.main([args.out, "--first-look", "--device", str(device)])
 
 
 if __name__ == "__main__":
