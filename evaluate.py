@@ -92,7 +92,7 @@ POSTER = {  # LD's ablations: ShapeNet IoU, 1-NNA, CelebA-HQ PSNR, SSIM, LPIPS (
     },
 }
 SPEED = "poster, edges2handbags: latent FID 4.17 in 7.8 s, data space (DDBM) 2.93 in 16.9 s"
-REPRODUCE_STEPS = {"glyph-sr": 700, "glyph-solids": 300}  # 30 minutes a table on two cores
+REPRODUCE_STEPS = {"glyph-sr": 300, "glyph-solids": 300}  # 10 to 15 minutes a table on two cores
 SAMPLES = 8  # of which the mean is taken
 AS_OURS = {"bridge": ("ours", "_mean8"), "bridge, one sample": ("ours", "")}  # in bridge.json
 NFES, HEUN_STEPS = (1, 2, 3, 5, 10, 20, 50), (5, 10, 20, 40)
@@ -1177,18 +1177,32 @@ def flags_of(table, variant):
     if table == "lddbm-losses":
         loss, *nce = variant.split("+")
         return ["--loss", loss] + ([] if nce else ["--w-nce", "0"])
+    if variant in ("mask", "iterative"):  # the defaults: ours
+        return []
     return ["--design" if table == "lddbm-design" else "--procedure", variant]
+
+
+def variant_run(table, variant, dataset, seed, device):
+    """The trained run of one row and seed. The row that is ours is one run for all tables.
+
+    Each side gets as many updates in every procedure: "end-to-end" updates both at each step."""
+    flags, steps = flags_of(table, variant), REPRODUCE_STEPS[dataset]
+    if flags == ["--loss", "pred"]:
+        flags = []
+    if variant == "end-to-end":
+        steps //= 2
+    name = "-".join([dataset, variant if flags else "ours", str(seed)])
+    what = f"--model bridge --dataset {dataset} --steps {steps} --ema 0.97 --seed {seed}"
+    return trained([*what.split(), *flags, "--out", f"runs/lddbm/{name}"], device)
 
 
 def reproduce(args, device):
     """Train the variants of one table, every seed; print them beside the poster's numbers."""
     table, rows = args.reproduce, []
-    for dataset, steps in REPRODUCE_STEPS.items():
+    for dataset in REPRODUCE_STEPS:
         q = None
         for variant, seed in itertools.product(POSTER[table], range(args.seeds)):
-            out = f"runs/{table}/{dataset}-{variant}-{seed}"
-            what = f"--model bridge --dataset {dataset} --steps {steps} --seed {seed} --out {out}"
-            run = trained(what.split() + flags_of(table, variant), device)
+            run = variant_run(table, variant, dataset, seed, device)
             q = q or Questions(run, args.limit or limit_of(dataset))
             x_hat, seconds = q.ask(q.sampler(run, steps=args.nfe))
             marks = q.score(x_hat) | {"r1": q.r1(run)}
@@ -1196,7 +1210,7 @@ def reproduce(args, device):
             row |= {"nfe": args.nfe, "seconds_per_sample": seconds}
             rows += [row | {"metric": m, "value": v} for m, v in marks.items()]
         print_ablation(table, [r for r in rows if r["data"] == dataset])
-    write_json(f"runs/{table}/table.json", {"rows": rows})
+    write_json(f"runs/lddbm/{table}.json", {"rows": rows})
 
 
 def print_ablation(table, rows):
@@ -1225,7 +1239,7 @@ def speed(args, device):
     what = f"--model bridge --dataset glyph-edges --steps {REPRODUCE_STEPS['glyph-sr']}".split()
     rows, bench = [], None
     for name, flag in {"latent": "--no-data-space", "data-space": "--data-space"}.items():
-        run = trained([*what, flag, "--out", f"runs/lddbm-speed/{name}"], device)
+        run = trained([*what, flag, "--out", f"runs/lddbm/glyph-edges-{name}"], device)
         bench = bench or BridgeBench(run, args)
         q = Questions(bench.run, bench.limit)
         x_hat, seconds = q.ask(q.sampler(run, steps=args.nfe), batch=64)
@@ -1235,7 +1249,7 @@ def speed(args, device):
     print_marks(rows, f", {q.N} pairs in batches of 64; {NOTES[q.kind]}")
     ratio = rows[-1]["seconds_per_sample"] / rows[0]["seconds_per_sample"]
     print(f"data space takes {ratio:.1f} times as long; {SPEED}")
-    write_json("runs/lddbm-speed/table.json", {"rows": rows})
+    write_json("runs/lddbm/lddbm-speed.json", {"rows": rows})
     trade_off(bench)
 
 
@@ -1299,7 +1313,7 @@ def main(argv=None):
     device = usable(args.device)
     if args.reproduce:
         (speed if args.reproduce == "lddbm-speed" else reproduce)(args, device)
-        return print(f"\n{time.time() - start:.0f} s; rows in runs/{args.reproduce}/table.json")
+        return print(f"\n{time.time() - start:.0f} s; rows in runs/lddbm/{args.reproduce}.json")
     model = checkpoint(args.run)["args"].get("model", "translator")
     tasks = tasks_of(args, model)
     if model == "bridge":

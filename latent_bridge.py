@@ -6,11 +6,12 @@ Papers   [LD]    Berman et al., "Towards General Modality Translation with Contr
          [DDBM]  Zhou et al., "Denoising Diffusion Bridge Models", arXiv 2309.16948
          [DBIM]  Zheng et al., "Diffusion Bridge Implicit Models", arXiv 2405.15885
 Computes y -> z_T = E_y(y) -> bridge -> z_0 -> x_hat = D_x(z_0)
-Map      Kernel        q(z_t | z_0, z_T): the one place that knows the schedule
-         Denoiser      B: a transformer encoder-decoder that reads z_0 at [MASK] tokens; UNet
-         Encoder       E_x, E_y: any array -> tokens; Decoder: D_x, tokens -> any array
-         Bridge        preconditioning, the losses of LD, sampling
-         dbim, heun    samplers: few steps; and DDBM's own, the reference
+Map      Kernel        q(z_t | z_0, z_T): the one place that knows the schedule   DDBM kernel
+         dbim          the sampler of few steps                  DBIM boot, DBIM step, DBIM orders
+         heun          DDBM's own sampler, the reference                       DDBM ODE, DDBM SDE
+         Denoiser      B: a transformer encoder-decoder, its answer read at [MASK] tokens; UNet
+         Encoder       E_x, E_y: any array -> tokens;   Decoder: D_x, tokens -> any array
+         Bridge        DDBM preconditioning; LD L_bridge*, L_pred*, L_infoNCE*; sampling
 Letters  B batch   N tokens   D numbers a token   W width   S steps, or network evaluations (NFE)
          t = 0 is the target, t = T the source
 Differs  a star marks an equation we changed: "Differences from the papers" in README.md says why
@@ -194,13 +195,21 @@ def zeros(layer):
 
 
 class Attention(nn.Module):
-    """h (B, N, W) asks, memory (B, M, W) answers -> (B, N, W)."""
+    """h (B, N, W) asks, memory (B, M, W) answers -> (B, N, W).
+
+    It starts as a copy from tokens of the same place: keys are made as queries are, and values are
+    turned back on the way out. A [MASK] token has no other way to z_t and z_T: from a random start
+    it takes long to find (README, "Choices")."""
 
     def __init__(self, width, heads):
         super().__init__()
         self.heads = heads
         self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
+        with torch.no_grad():
+            k, v = self.kv.weight.chunk(2)
+            k.copy_(self.q.weight.mul_(2))
+            self.out.weight.copy_(nn.init.orthogonal_(v).T)
 
     def forward(self, h, memory):
         split = lambda x: x.unflatten(2, (self.heads, -1)).transpose(1, 2)
@@ -251,7 +260,7 @@ class Denoiser(nn.Module):
     def __init__(self, N, D, width=96, heads=4, layers=2, cross=True, spatial=True, mask=True):
         super().__init__()
         self.N, self.width = N, width
-        learned = lambda n: nn.Parameter(0.02 * torch.randn(n, width))
+        learned = lambda n: nn.Parameter(torch.randn(n, width))
         self.embed = nn.Linear(D if cross else 2 * D, width)
         self.embed_T = nn.Linear(D, width) if cross else None
         self.place = learned(N) if spatial else None  # position i, the same in z_T, z_t and masks
@@ -501,11 +510,8 @@ class Bridge(nn.Module):
                     f"data space: {y_shape} and {x_shape} are not images of one shape with sides "
                     "that are multiples of 4"
                 )
-            self.E_y, self.E_x, self.D_x = (
-                Patches(x_shape),
-                Patches(x_shape),
-                Patches(x_shape, back=True),
-            )
+            self.E_y = self.E_x = Patches(x_shape)
+            self.D_x = Patches(x_shape, back=True)
             N, D = self.E_x.N, self.E_x.D
         else:
             self.E_y, self.E_x = Encoder(y_shape, N, D, conv), Encoder(x_shape, N, D, conv)
@@ -524,11 +530,13 @@ class Bridge(nn.Module):
     def fit(self, y, x):
         """Measure the units on some raw items, numpy arrays (n, *shape), before training."""
         for name, items in (("y", y), ("x", x)):
-            mean, scale = {"u1": (127.5, 1 / 127.5), "b1": (0.5, 2.0)}.get(items.dtype.str[1:]) or (
-                items.mean(dtype="f8"),
-                1 / max(items.std(dtype="f8"), 1e-12),
+            mean, size = {"u": (127.5, 127.5), "b": (0.5, 0.5)}.get(items.dtype.kind, (0, 0))
+            if not size:
+                mean, size = items.mean(dtype="f8"), max(items.std(dtype="f8"), 1e-12)
+            (
+                getattr(self, name + "_mean").fill_(mean),
+                getattr(self, name + "_scale").fill_(1 / size),
             )
-            getattr(self, name + "_mean").fill_(mean), getattr(self, name + "_scale").fill_(scale)
 
     def scale_y(self, y):
         if tuple(y.shape[1:]) != self.y_shape:
@@ -591,35 +599,39 @@ class Bridge(nn.Module):
     def loss(self, y, x, noise, turn="both", w_pred=1.0, w_nce=1.0, gather=lambda z: z):
         """(what is minimised, L_bridge, L_pred, L_infoNCE) of raw items; 0 for a part not asked.
 
-        turn "bridge"    L_bridge moves the denoiser; E_x, E_y, D_x are frozen
-             "modality"  L_pred + L_infoNCE move E_x, E_y, D_x, through the frozen denoiser
-             "both"      everything at once
-             "apart"     L_rec + L_infoNCE move E_x, E_y, D_x: the first of two steps
+        Every turn lowers the same L as far as it can with the other side frozen:
+        "bridge"    L_bridge + L_pred move the denoiser; E_x, E_y, D_x stay
+        "modality"  L_pred + L_infoNCE move E_x, E_y, D_x, through the denoiser, which stays
+        "both"      everything at once
+        "apart"     L_rec + L_infoNCE move E_x, E_y, D_x: the first of two steps
         gather collects the latents of all processes, whose other items are negatives too."""
         self.freeze(turn)
         with torch.set_grad_enabled(turn != "bridge"):
             z_T, z_0 = self.latents(y, x)
         self.measure(z_0, z_T)
         L_bridge = L_pred = L_nce = torch.zeros((), device=z_0.device)
+        z0_hat = None
         if turn in ("bridge", "both"):
-            L_bridge = self.bridge_loss(z_0.detach(), z_T, noise)  # else z_0 would collapse
-        if turn != "bridge":
-            apart = self.rec or turn == "apart"
-            L_pred = self.rec_loss(z_0, z_T, y, x) if apart else self.pred_loss(z_0, z_T, noise, x)
-            if w_nce:
-                L_nce = info_nce(gather(z_0), gather(z_T), self.tau)  # LD L_infoNCE*
+            z0_hat = self.estimate(z_0.detach(), z_T, noise)  # detached, else z_0 would collapse
+            L_bridge = self.bridge_loss(z0_hat, z_0.detach(), noise)
+        if turn == "apart" or (self.rec and turn != "bridge"):
+            L_pred = self.rec_loss(z_0, z_T, y, x)
+        elif not (self.rec or self.data_space):
+            if turn != "bridge":
+                z0_hat = self.estimate(z_0, z_T, noise)
+            L_pred = (self.D_x(z0_hat) - self.scale_x(x)).square().mean()  # LD L_pred*
+        if w_nce and turn != "bridge":
+            L_nce = info_nce(gather(z_0), gather(z_T), self.tau)  # LD L_infoNCE*
         return L_bridge + w_pred * L_pred + w_nce * L_nce, L_bridge, L_pred, L_nce  # LD L
 
-    def bridge_loss(self, z_0, z_T, noise):
+    def estimate(self, z_0, z_T, noise):
+        """B, one step of denoising from z_t ~ q(z_t | z_0, z_T); at t = T it is B(z_T)."""
+        return self.denoise(self.noised(z_0, z_T, noise), noise.t, self.net.remember(z_T))
+
+    def bridge_loss(self, z0_hat, z_0, noise):
         """E |z0_hat - z_0|^2 / c_out^2: the score's loss, with weights that make all t alike."""
-        z0_hat = self.denoise(self.noised(z_0, z_T, noise), noise.t, self.net.remember(z_T))
         c_out = self.precondition(noise.t)[1][:, None, None].to(z_0.dtype)
         return ((z0_hat - z_0) / c_out).square().mean()  # LD L_bridge*
-
-    def pred_loss(self, z_0, z_T, noise, x):
-        """d(D_x(B(E_y(y))), x), d the mean square, B one step of denoising from t."""
-        z0_hat = self.denoise(self.noised(z_0, z_T, noise), noise.t, self.net.remember(z_T))
-        return (self.D_x(z0_hat) - self.scale_x(x)).square().mean()  # LD L_pred*
 
     def rec_loss(self, z_0, z_T, y, x):
         """d(D_x(E_x(x)), x), and under `rec` the same for y: LD's ablation."""

@@ -52,13 +52,18 @@ BRIDGE = dict(
     dataset="glyph-sr", steps=200_000, batch=64, lr=1e-4, lr_modality=1e-4, cosine=False,
     ema=0.9999, width=256, layers=6, heads=8, tokens=64, dim=64, conv=256, design="mask",
     data_space=False, kernel="vp", procedure="iterative", ratio=1, loss="pred", w_pred=3.0,
-    w_nce=0.1, tau=0.07, p_T=0.1,
+    w_nce=0.05, tau=0.07, p_T=0.1,
 )  # fmt: skip
 GLYPH_BRIDGE = dict(
-    steps=3000, lr=2e-3, lr_modality=5e-3, cosine=True, ema=0.998, width=96, layers=2, heads=4,
-    tokens=16, dim=32, conv=64,
+    steps=4000, lr=3e-3, lr_modality=5e-3, cosine=True, ema=0.995, width=96, layers=2, heads=4,
+    tokens=16, dim=32, conv=96,
 )  # fmt: skip
-BRIDGE_QUICK = dict(steps=500, ema=0.98)
+EMBEDDED = {
+    ("bridge", "glyph-solids"): dict(steps=5000, batch=32, conv=128, poses=4),
+    ("bridge", "glyph-names"): dict(steps=1500),
+    ("bridge", "glyph-faces"): dict(steps=2000),  # 2,762 pairs
+}
+BRIDGE_QUICK = dict(steps=600, ema=0.98)
 ENCODERS = {"glyphs": ("pca:128", "tfidf:256"), "latents": ("none", "none")}
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = {
@@ -166,10 +171,9 @@ def resolve(args):
     preset = {**paper}
     if args.dataset.startswith("glyph"):
         preset |= GLYPH_BRIDGE if bridge else GLYPHS
+    preset |= EMBEDDED.get((args.model, args.dataset), {})
     if args.quick:
         preset |= BRIDGE_QUICK if bridge else QUICK
-    if args.dataset == "glyph-solids":
-        preset |= dict(poses=4)
     for name, value in preset.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -462,7 +466,8 @@ def bridge_step(side, batch, step, world=1):
     side.scaler.update()
     side.ema.update_parameters(net)
     side.sums += torch.stack([*parts, norm]).detach().float()
-    side.counts += torch.tensor([turn in ("bridge", "both"), turn != "bridge", turn != "bridge", 1])
+    asked = turn != "bridge", turn != "bridge" or not (net.rec or net.data_space)
+    side.counts += torch.tensor([turn in ("bridge", "both"), asked[1], asked[0], True])
 
 
 def gather_all(z):

@@ -1,7 +1,7 @@
 """
 mutants.py: planted bugs, each of which the suite must catch. Not a test by itself.
 
-    python tests/mutants.py             plants each in a copy of the repository: about ten minutes
+    python tests/mutants.py             plants each in a copy of the repository: about half an hour
     python tests/mutants.py guidance    only those whose name contains the word
     pytest -m slow                      the same as a test
 
@@ -16,6 +16,7 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DDIM, TRANSLATOR = "ddim_translator.py", "test_translator.py"
+BRIDGE, ORACLES, TURNS = "latent_bridge.py", "test_bridge.py", "test_train_bridge.py"
 MUTANTS = [
     ("schedule not cumulative", DDIM, "** torch.arange(T + 1", "* torch.ones(T + 1", TRANSLATOR),
     ("schedule unscaled", DDIM, "(1 - 8 / T)", "(1 - 8 / 1000)", TRANSLATOR),
@@ -64,6 +65,36 @@ MUTANTS = [
     ("truncated cache is used", "encoders.py", 'done["checksum"] == checksum', "True or checksum", "test_encoders.py"),
     ("broken images kept", "encoders.py", "~np.isin(split.pairs[:, 0], lost)", "np.isin(split.pairs[:, 0], split.pairs[:, 0])", "test_encoders.py"),
     ("faces on both sides of the split", "data.py", "digest(\"glyphs\", seed, int(c))", "digest(\"glyphs\", seed, int(c), len(codes))", "test_data.py"),
+    ("std not pinned at T", BRIDGE, "s * (rho2 * (1 - q)).sqrt()", "s * rho2.sqrt()", ORACLES),
+    ("exp(u) - 1", BRIDGE, "torch.exp(-u / 2), torch.expm1(u)", "torch.exp(-u / 2), torch.exp(u) - 1", ORACLES),
+    ("no booting noise", BRIDGE, "+ std_s * noise_like(z_T, randn)  #", "+ 0 * noise_like(z_T, randn)  #", ORACLES),
+    ("eta = 1 not Markov", BRIDGE, "(std_t * a_s / a_t) ** 2", "(std_t * b_s / b_t) ** 2", ORACLES),
+    ("one past value too many", BRIDGE, "*past[: order - 1]]", "*past[: order]]", ORACLES),
+    ("order 2 with eta", BRIDGE, "or (order > 1 and eta)", "", ORACLES),
+    ("kick not rooted", BRIDGE, "math.sqrt(kernel.g2(t) * (t - m))", "kernel.g2(t) * (t - m)", ORACLES),
+    ("SDE without its half", BRIDGE, "(ode - kernel.g2(t) / 2 * score)", "(ode - kernel.g2(t) * score)", ORACLES),
+    ("masks without place", BRIDGE, "self.placed(self.mask.expand(len(z), self.N, -1))", "self.mask.expand(len(z), self.N, -1)", ORACLES),
+    ("answers read at z_t", BRIDGE, "h[:, -self.N :]", "h[:, : self.N]", ORACLES),
+    ("c_out without covariance", BRIDGE, "a**2 * (m_0 * m_T - m_0T**2)", "a**2 * (m_0 * m_T)", ORACLES),
+    ("no stop-gradient", BRIDGE, "self.estimate(z_0.detach(), z_T, noise)", "self.estimate(z_0, z_T, noise)", ORACLES),
+    ("memory at every step", BRIDGE, "return self.denoise(z_t, t, memory)", "return self.denoise(z_t, t, self.net.remember(z_T))", ORACLES),
+    ("InfoNCE one direction", BRIDGE, "+ fn.cross_entropy(logits.T, mine)) / 2", "+ fn.cross_entropy(logits, mine)) / 2", ORACLES),
+    ("L_pred sees the target", BRIDGE, "(self.D_x(z0_hat) - self.scale_x(x))", "(self.D_x(z0_hat + 0.1 * z_0) - self.scale_x(x))", ORACLES),
+    ("patches lose the last pixels", BRIDGE, "and not any(n % p for n in size)", "", ORACLES),
+    ("InfoNCE sees one process", "train.py", "gather = gather_all if world > 1 else lambda z: z", "gather = lambda z: z", TURNS),
+    ("moments stay local", "train.py", "dist.all_reduce(net.moments.div_(world))", "dist.barrier()", TURNS),
+    ("one optimiser not restored", "train.py", 'o.load_state_dict(state["optimizers"][k])', "pass", TURNS),
+    ("two-step never switches", "train.py", 'if step < args.steps // 2 else "bridge"', 'if step < args.steps else "bridge"', TURNS),
+    ("one rate for both sides", "train.py", 'rate = args.lr if name == "bridge" else args.lr_modality', "rate = args.lr", TURNS),
+    ("noise is not its slice", "train.py", "latent_bridge.Noise(*(n[mine] for n in noise))", "latent_bridge.Noise(*(n[: len(y)] for n in noise))", TURNS),
+    ("images not clamped", "metrics.py", "return x_hat.clamp(low, high), x", "return x_hat, x", "test_metrics.py"),
+    ("IoU pooled over the batch", "metrics.py", "torch.where(either > 0, both / either, 1.0).mean()", "(both.sum() / either.sum())", "test_metrics.py"),
+    ("1-NNA finds itself", "metrics.py", "own.clone().fill_diagonal_(torch.inf).amin(1)", "own.clone().amin(1)", "test_metrics.py"),
+    ("block means cut off", "data.py", "np.rint(means)", "np.floor(means)", "test_pairs.py"),
+    ("binvox upside down", "data.py", "volume.transpose(2, 0, 1)[::-1]", "volume.transpose(2, 0, 1)", "test_pairs.py"),
+    ("a solid depends on the others", "data.py", "words, int(code), pose)", "len(packed), int(code), pose)", "test_pairs.py"),
+    ("mean of samples is one", "evaluate.py", "return lambda y, x: sum(draw(y) for _ in range(n)) / n", "return lambda y, x: draw(y)", "test_evaluate_bridge.py"),
+    ("basic keeps InfoNCE", "evaluate.py", 'loss="rec", w_nce=0.0, data_space=False', 'loss="rec", data_space=False', "test_evaluate_bridge.py"),
 ]  # fmt: skip
 
 

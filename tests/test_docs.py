@@ -11,7 +11,7 @@ import train
 
 ROOT = Path(train.__file__).parent
 README = (ROOT / "README.md").read_text()
-TAG = re.compile(r"# ((?:MT|DDIM|LD|DDBM|DBIM) (?:Eq\.|Alg\.) \d+\*?)$", re.M)
+TAG = re.compile(r"# ((?:MT|DDIM) Eq\. \d+\*?|(?:LD|DDBM|DBIM) [\w ]+\*?)$", re.M)
 
 
 def code_tags():
@@ -26,7 +26,7 @@ def code_tags():
 def readme_rows():
     """{tag: file} of the table "From paper to code"."""
     section = README.split("## From paper to code")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| ((?:MT|DDIM)[^|]*?) \|[^|]*\| `([\w.]+)`", section, re.M)
+    rows = re.findall(r"^\| ((?:MT|LD|DDIM|DDBM|DBIM) [^|]*?) \|[^|]*\| `([\w.]+)`", section, re.M)
     return dict(rows)
 
 
@@ -41,7 +41,7 @@ def test_every_star_is_explained():
     """Otherwise the code differs from the paper and nobody says so."""
     section = README.split("## Differences from the papers")[1].split("\n## ")[0]
     starred = {t for t in code_tags() if t.endswith("*")}
-    named = set(re.findall(r"((?:MT|DDIM) Eq\. \d+\*)", section))
+    named = set(re.findall(r"((?:MT|DDIM) Eq\. \d+\*|LD L_\w+\*)", section))
     assert starred == named
     numbers = re.findall(r"^\| D(\d+) \|", section, re.M)
     assert numbers == [str(n + 1) for n in range(len(numbers))]

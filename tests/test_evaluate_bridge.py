@@ -274,8 +274,7 @@ def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
     """A variant is trained with another's flags, or a seed or a data set is left out."""
     monkeypatch.chdir(tmp_path)
     asked = []
-    for table in ("lddbm-losses", "lddbm-design"):
-        (tmp_path / "runs" / table).mkdir(parents=True)
+    (tmp_path / "runs" / "lddbm").mkdir(parents=True)
     learn = lambda argv, device: (
         asked.append(train.parse(argv)) or BridgeRun(make(asked[-1].dataset), CPU)
     )
@@ -285,10 +284,16 @@ def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
     sets = ("glyph-sr", "glyph-solids")
     assert sorted(cells) == sorted(itertools.product(sets, ("pred", "rec"), (True, False), (0, 1)))
     assert len({a.out for a in asked}) == len(asked)
-    rows = rows_of("runs/lddbm-losses", "table.json")
+    rows = rows_of("runs/lddbm", "lddbm-losses.json")
     assert {r["metric"] for r in rows if r["data"] == "glyph-solids"} == {"iou", "one_nna", "r1"}
     assert evaluate.flags_of("lddbm-training", "two-step") == ["--procedure", "two-step"]
     assert evaluate.flags_of("lddbm-design", "dit") == ["--design", "dit"]
+    ours = [a.out for a in asked if (a.loss, a.w_nce > 0) == ("pred", True)]
+    asked.clear()
+    evaluate.main("--reproduce lddbm-training --seeds 2 --nfe 1 --limit 4".split())
+    assert {a.out for a in asked if a.procedure == "iterative"} == set(ours)  # trained once
+    steps = {(a.dataset, a.procedure): a.steps for a in asked}
+    assert all(steps[d, "end-to-end"] * 2 == steps[d, "iterative"] for d in sets)
 
 
 def test_wrong_questions_end_in_one_line(make):
