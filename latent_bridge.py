@@ -671,28 +671,28 @@ class Bridge(nn.Module):
 
 def demo(draws=20_000):
     """z_0 given z_T = 1 is N(0.6, 0.4^2): the best denoiser is known. Mean and std of samplers."""
-    z_T = torch.ones(draws, 1, 1)
+    z_T, m, s = torch.ones(draws, 1, 1), 0.6, 0.4
+    variants = {f"DBIM order {k}, {g}": (g, k, 0) for g in ("uniform", "karras") for k in (1, 2, 3)}
+    variants |= {f"DBIM eta 1, {g}": (g, 1, 1.0) for g in ("uniform", "karras")}
+    show = lambda z: f"{z.mean():12.3f} +- {z.std():.3f}"
     for kind in ("vp", "ve"):
-        kernel, m, s = Kernel(kind), 0.6, 0.4
+        kernel = Kernel(kind)
 
         def denoise(z_t, t, kernel=kernel):
+            """E[z_0 | z_t, z_T], two Gaussians multiplied; at t = T there is only the prior."""
             a, b, std = kernel(t)
             if t == kernel.T:
                 return torch.full_like(z_t, m)
             return (m * std**2 + s**2 * b * (z_t - a * z_T)) / (std**2 + s**2 * b**2)
 
-        rows = {
-            f"DBIM {S}, {g}": dict(times=grid(S, kernel.T, g))
-            for S in (10, 20, 100)
-            for g in ("uniform", "karras")
-        }
-        for name, how in rows.items():
-            for order, eta in ((1, 0), (1, 1), (2, 0), (3, 0)):
-                z = dbim(denoise, z_T, kernel, eta=eta, order=order, **how)
-                print(f"{kind} {name:18} order {order} eta {eta}  {z.mean():.3f} {z.std():.3f}")
-        for n, churn in ((40, 0.33), (40, 0), (5, 0.33)):
-            z = heun(denoise, z_T, kernel, n, churn)
-            print(f"{kind} Heun {n} churn {churn}  {z.mean():.3f} {z.std():.3f}")
+        print(f"\n{kind}: the answer is 0.600 +- 0.400 {'NFE 10':>10}{'20':>17}{'100':>19}")
+        for name, (g, order, eta) in variants.items():
+            how = dict(eta=eta, order=order)
+            draws = [dbim(denoise, z_T, kernel, grid(S, kernel.T, g), **how) for S in (10, 20, 100)]
+            print(f"{name:24}" + "".join(map(show, draws)))
+        for n, churn in ((4, 0.33), (40, 0.33), (40, 0.0)):
+            name = f"Heun, churn {churn}, NFE {(3 if churn else 2) * n - 1}"
+            print(f"{name:24}" + show(heun(denoise, z_T, kernel, n, churn)))
 
 
 if __name__ == "__main__":

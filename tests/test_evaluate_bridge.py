@@ -140,8 +140,11 @@ def test_rows_replace_their_own_kind(make):
 
 def test_solids_and_their_hull(make):
     """The truth does not get full marks, or the visual hull is not the one of these views."""
-    q = Questions(BridgeRun(make("glyph-solids"), CPU), 4)
-    assert q.kind == "volume" and q.score(q.truth) == {"iou": 1.0, "one_nna": 0.0}
+    q = Questions(BridgeRun(make("glyph-solids"), CPU), 5)
+    assert q.kind == "volume" and q.score(q.truth)["iou"] == 1.0
+    other = q.truth[[1, 1, 3, 3, 4]]  # samples of pairs 0 and 2 copy the truths of 1 and 3
+    assert q.score(other)["one_nna"] == 0.0
+    assert q.score(-torch.ones_like(q.truth))["one_nna"] == 1.0  # empty: nobody's neighbours
     hull, _ = q.ask(evaluate.classical(q))
     expected = metrics.iou(torch.from_numpy(data.visual_hull(q.y.numpy())), q.x)
     assert q.score(hull)["iou"] == pytest.approx(expected) and expected > 0.5
