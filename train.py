@@ -55,12 +55,12 @@ BRIDGE = dict(
     w_nce=0.05, tau=0.07, p_T=0.1,
 )  # fmt: skip
 GLYPH_BRIDGE = dict(
-    steps=4000, lr=3e-3, lr_modality=5e-3, cosine=True, ema=0.995, width=96, layers=2, heads=4,
-    tokens=16, dim=32, conv=96,
+    steps=4000, lr=4e-3, lr_modality=5e-3, cosine=True, ema=0.995, width=96, layers=2, heads=2,
+    tokens=16, dim=32, conv=96, ratio=2,
 )  # fmt: skip
 EMBEDDED = {
-    ("bridge", "glyph-solids"): dict(steps=5000, batch=32, conv=128, poses=4),
-    ("bridge", "glyph-names"): dict(steps=1500),
+    ("bridge", "glyph-solids"): dict(steps=4500, batch=32, conv=128, poses=4),
+    ("bridge", "glyph-names"): dict(steps=1000),
     ("bridge", "glyph-faces"): dict(steps=2000),  # 2,762 pairs
 }
 BRIDGE_QUICK = dict(steps=600, ema=0.98)
@@ -142,7 +142,7 @@ def parse(argv=None):
     a("--ddim-steps", type=int, help="DDIM steps (20; glyphs 2)")
     a = p.add_argument_group("bridge").add_argument
     a("--procedure", choices=("iterative", "end-to-end", "two-step"), help="LD's three (iterative)")
-    a("--ratio", type=int, help="iterative: turns of the bridge to one of the modality models (1)")
+    a("--ratio", type=int, help="iterative: turns of the bridge to one of the others (1; glyphs 2)")
     a("--loss", choices=("pred", "rec"), help="L_pred, or L_rec: plain autoencoders (pred)")
     a("--w-pred", type=float, help="weight of L_pred or L_rec (LD 1)")
     a("--w-nce", type=float, help="weight of L_infoNCE (LD 1)")
@@ -154,8 +154,8 @@ def parse(argv=None):
     a("--kernel", choices=("vp", "ve"), help="the bridge's schedule (vp; LD's release ve)")
     a("--tokens", type=int, help="N, tokens of a latent (64; glyph sets 16)")
     a("--dim", type=int, help="D, numbers in a token (64; glyph sets 32)")
-    a("--heads", type=int, help="attention heads (8; glyph sets 4)")
-    a("--conv", type=int, help="channels of the modality modules (256; glyph sets 64)")
+    a("--heads", type=int, help="attention heads (8; glyph sets 2)")
+    a("--conv", type=int, help="channels of the modality modules (256; glyph sets 96)")
     # fmt: on
     return resolve(p.parse_args(argv))
 
