@@ -198,8 +198,8 @@ class Attention(nn.Module):
     """h (B, N, W) asks, memory (B, M, W) answers -> (B, N, W).
 
     It starts as a copy from tokens of the same place: keys are made as queries are, and values are
-    turned back on the way out. A [MASK] token has no other way to z_t and z_T: from a random start
-    it takes long to find (README, "Choices")."""
+    turned back on the way out. A [MASK] token has no other way to z_t and z_T, and from a random
+    start it takes thousands of steps to find it."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -604,11 +604,12 @@ class Bridge(nn.Module):
         "modality"  L_pred + L_infoNCE move E_x, E_y, D_x, through the denoiser, which stays
         "both"      everything at once
         "apart"     L_rec + L_infoNCE move E_x, E_y, D_x: the first of two steps
-        gather collects the latents of all processes, whose other items are negatives too."""
+        gather collects the latents of all processes: their items too are negatives and measured."""
         self.freeze(turn)
         with torch.set_grad_enabled(turn != "bridge"):
             z_T, z_0 = self.latents(y, x)
-        self.measure(z_0, z_T)
+        everyone = gather(z_0), gather(z_T)
+        self.measure(*everyone)
         L_bridge = L_pred = L_nce = torch.zeros((), device=z_0.device)
         z0_hat = None
         if turn in ("bridge", "both"):
@@ -621,7 +622,7 @@ class Bridge(nn.Module):
                 z0_hat = self.estimate(z_0, z_T, noise)
             L_pred = (self.D_x(z0_hat) - self.scale_x(x)).square().mean()  # LD L_pred*
         if w_nce and turn != "bridge":
-            L_nce = info_nce(gather(z_0), gather(z_T), self.tau)  # LD L_infoNCE*
+            L_nce = info_nce(*everyone, self.tau)  # LD L_infoNCE*
         return L_bridge + w_pred * L_pred + w_nce * L_nce, L_bridge, L_pred, L_nce  # LD L
 
     def estimate(self, z_0, z_T, noise):

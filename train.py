@@ -59,7 +59,7 @@ GLYPH_BRIDGE = dict(
     tokens=16, dim=32, conv=96, ratio=2,
 )  # fmt: skip
 EMBEDDED = {
-    ("bridge", "glyph-solids"): dict(steps=4500, batch=32, conv=128, poses=4),
+    ("bridge", "glyph-solids"): dict(steps=6000, batch=32, conv=128, poses=4, ratio=1),
     ("bridge", "glyph-names"): dict(steps=1000),
     ("bridge", "glyph-faces"): dict(steps=2000),  # 2,762 pairs
 }
@@ -454,7 +454,6 @@ def bridge_step(side, batch, step, world=1):
     side.scaler.scale(loss).backward()
     if world > 1:
         average_gradients([p for p in net.parameters() if p.grad is not None], world)
-        dist.all_reduce(net.moments.div_(world))
     for name in moving:
         optimizer = side.optimizers[name]
         rate = args.lr if name == "bridge" else args.lr_modality

@@ -82,7 +82,7 @@ MUTANTS = [
     ("L_pred sees the target", BRIDGE, "(self.D_x(z0_hat) - self.scale_x(x))", "(self.D_x(z0_hat + 0.1 * z_0) - self.scale_x(x))", ORACLES),
     ("patches lose the last pixels", BRIDGE, "and not any(n % p for n in size)", "", ORACLES),
     ("InfoNCE sees one process", "train.py", "gather = gather_all if world > 1 else lambda z: z", "gather = lambda z: z", TURNS),
-    ("moments stay local", "train.py", "dist.all_reduce(net.moments.div_(world))", "dist.barrier()", TURNS),
+    ("moments stay local", BRIDGE, "self.measure(*everyone)", "self.measure(z_0, z_T)", TURNS),
     ("one optimiser not restored", "train.py", 'o.load_state_dict(state["optimizers"][k])', "pass", TURNS),
     ("two-step never switches", "train.py", 'if step < args.steps // 2 else "bridge"', 'if step < args.steps else "bridge"', TURNS),
     ("one rate for both sides", "train.py", 'rate = args.lr if name == "bridge" else args.lr_modality', "rate = args.lr", TURNS),

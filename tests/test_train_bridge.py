@@ -171,7 +171,7 @@ def test_turns():
     turns = lambda more: [
         train.turn_of(s, train.parse(f"--model bridge --steps 9 {more}".split())) for s in range(9)
     ]
-    assert turns("") == (["modality", "bridge"] * 5)[:9]
+    assert turns("--ratio 1") == (["modality", "bridge"] * 5)[:9]
     assert turns("--ratio 2") == ["modality", "bridge", "bridge"] * 3
     assert turns("--procedure end-to-end") == ["both"] * 9
     assert turns("--procedure two-step") == ["apart"] * 4 + ["bridge"] * 5
