@@ -1054,17 +1054,22 @@ def trade_off(bench):
     bench.report.add(rows, f", {q.N} pairs; {NOTES[q.kind]}")
     print_dbim_against_heun(rows)
     marks = {m: q.score(q.ask(answer)[0]) for m, (answer, _) in plain_answers(q).items()}
+    draw_trade_off(bench, rows, marks, PANELS[q.kind])
+
+
+def draw_trade_off(bench, rows, marks, panels):
+    """Left the distance to the truth, of samples and of means of 4; right that of the two sets."""
     fig = Figure(figsize=(11, 4), layout="constrained")
-    near, far = PANELS[q.kind]
-    for ax, metric in zip(fig.subplots(1, 2), (near, far), strict=True):
-        for k, name in enumerate(SAMPLERS):
-            for tail, style in (
-                {"": "o-", "_mean4": "s--"}.items() if metric == near else [("", "o-")]
-            ):
-                mine = [r for r in rows if r["method"] == f"ours, {name}"]
-                mine = [(r["nfe"], r["value"]) for r in mine if r["metric"] == metric + tail]
+    for ax, metric in zip(fig.subplots(1, 2), panels, strict=True):
+        tails = {"": "o-", "_mean4": "s--"} if metric == panels[0] else {"": "o-"}
+        for (k, name), tail in itertools.product(enumerate(SAMPLERS), tails):
+            mine = [
+                r for r in rows if (r["method"], r["metric"]) == (f"ours, {name}", metric + tail)
+            ]
+            if mine:
+                at = [[r[c] for r in mine] for c in ("nfe", "value")]
                 label = name + (", mean of 4" if tail else "")
-                ax.plot(*np.reshape(mine, (-1, 2)).T, style, ms=3, c=f"C{k}", label=label)
+                ax.plot(*at, tails[tail], ms=3, c=f"C{k}", label=label)
         ax.plot(1, marks["regressor"][metric], "k*", ms=9, label="regressor")
         ax.axhline(marks["ceiling"][metric], c="grey", ls=":", label="ceiling: D_x(E_x(x))")
         ax.set(xscale="log", xlabel="network evaluations (NFE)", ylabel=metric)
