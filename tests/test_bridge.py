@@ -621,3 +621,10 @@ def test_rows_stay_rows():
     assert images[1][1, 6, 7, 3] == views[1, 1, 2, 7, 3]
     for x, image in zip((volume, views), images, strict=True):
         assert torch.equal(lb.from_image(image, tuple(x.shape[1:])), x)
+
+
+@pytest.mark.parametrize("order, eta", [(2, 0.5), (3, 1.0), (4, 0.0), (1, 1.5)])
+def test_dbim_refuses_what_it_would_ignore(order, eta):
+    """Otherwise noise that was asked for is silently left out of the higher orders."""
+    with pytest.raises(ValueError, match=f"order {order}, eta {eta}"):
+        dbim(lambda z, t: z, torch.zeros(2, 3, 5), Kernel(), grid(3, 1.0), eta, order)
