@@ -553,10 +553,11 @@ class Bridge(nn.Module):
 
     def latents(self, y, x):
         """(z_T, z_0), both (B, N, D), of raw items. Each token has mean 0 and mean square 1."""
-        z_T, z_0 = self.E_y(self.scale_y(y)), self.E_x(self.scale_x(x))
-        if self.data_space:
-            return z_T, z_0
-        return fn.layer_norm(z_T, (self.D,)), fn.layer_norm(z_0, (self.D,))
+        return self.normed(self.E_y(self.scale_y(y))), self.normed(self.E_x(self.scale_x(x)))
+
+    def normed(self, z):
+        """Tokens of mean 0 and mean square 1; in data space they stay pixels."""
+        return z if self.data_space else fn.layer_norm(z, (self.D,))
 
     # -- the preconditioned denoiser
 
@@ -645,8 +646,7 @@ class Bridge(nn.Module):
     def sample(self, y, steps=10, sampler="dbim", eta=0.0, order=1, times="uniform", churn=0.33,
                randn=torch.randn):  # fmt: skip
         """(scaled x_hat (B, *x_shape), NFE) from raw y; steps = 1: the regressor D_x(B(z_T, T))."""
-        z_T = self.E_y(self.scale_y(y))
-        z_T = z_T if self.data_space else fn.layer_norm(z_T, (self.D,))
+        z_T = self.normed(self.E_y(self.scale_y(y)))
         memory, nfe = self.net.remember(z_T), 0
 
         def denoise(z_t, t):
@@ -666,8 +666,7 @@ class Bridge(nn.Module):
     @torch.no_grad()
     def reconstruct(self, x):
         """D_x(E_x(x)), scaled: the ceiling of every sample."""
-        z_0 = self.E_x(self.scale_x(x))
-        return self.D_x(z_0 if self.data_space else fn.layer_norm(z_0, (self.D,)))
+        return self.D_x(self.normed(self.E_x(self.scale_x(x))))
 
 
 def demo(draws=20_000):

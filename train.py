@@ -377,7 +377,7 @@ def bridge_pairs(args, split, E_image=None, E_text=None):
 def make_bridge(args, y_shape, x_shape):
     """The Bridge that the arguments describe, untrained."""
     return Bridge(
-        tuple(y_shape), tuple(x_shape), args.tokens, args.dim, args.width, args.heads, args.layers,
+        y_shape, x_shape, args.tokens, args.dim, args.width, args.heads, args.layers,
         args.conv, args.kernel, args.design, args.tau, args.loss == "rec", args.data_space,
     )  # fmt: skip
 
@@ -449,8 +449,7 @@ def bridge_step(side, batch, step, world=1):
         gather = gather_all if world > 1 else lambda z: z
         loss, *parts = net.loss(y, x, noise, turn, args.w_pred, args.w_nce, gather)
     moving = ["bridge"] * (turn in ("bridge", "both")) + ["modality"] * (turn != "bridge")
-    for name in moving:
-        side.optimizers[name].zero_grad(set_to_none=True)
+    net.zero_grad(set_to_none=True)  # of both sides: what is left over would be averaged too
     side.scaler.scale(loss).backward()
     if world > 1:
         average_gradients([p for p in net.parameters() if p.grad is not None], world)
@@ -465,8 +464,9 @@ def bridge_step(side, batch, step, world=1):
     side.scaler.update()
     side.ema.update_parameters(net)
     side.sums += torch.stack([*parts, norm]).detach().float()
-    asked = turn != "bridge", turn != "bridge" or not (net.rec or net.data_space)
-    side.counts += torch.tensor([turn in ("bridge", "both"), asked[1], asked[0], True])
+    modality = "modality" in moving
+    pred = modality or not (net.rec or net.data_space)  # L_pred is the bridge's loss too
+    side.counts += torch.tensor(["bridge" in moving, pred, modality, True])
 
 
 def gather_all(z):
