@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import difflib
 import functools
+import importlib.util
 import json
 import os
 import re
@@ -386,6 +387,37 @@ def pool(out, mask, pooling):
         return out.pooler_output
     mean = (h * mask[..., None]).sum(1) / mask[..., None].sum(1)
     return {"cls": h[:, 0], "mean": mean, "cls+mean": torch.cat([h[:, 0], mean], 1)}[pooling]
+
+
+def karlo(name, E_image, device, download):
+    """decode(raw CLIP ViT-L/14 image latents (N, 768)) -> PIL images, 256 x 256, in batches of 8.
+
+    Karlo's unCLIP decoder and super-resolution, by diffusers' image-variation pipeline, which
+    takes the latent in the image's place. Weights: CreativeML Open RAIL-M, by Kakao Brain.
+    Raises EncoderError without diffusers, without the weights, for latents of another encoder."""
+    if not E_image.spec.startswith("clip:ViT-L-14") or E_image.dim != 768:
+        raise EncoderError(f"Karlo draws CLIP ViT-L/14 image latents, not those of {E_image.spec}")
+    if not importlib.util.find_spec("diffusers"):
+        raise EncoderError("Karlo needs the package diffusers: pip install diffusers accelerate")
+    from diffusers import UnCLIPImageVariationPipeline
+
+    dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+    try:
+        with hub(download):
+            options = dict(torch_dtype=dtype, local_files_only=not download)
+            pipe = UnCLIPImageVariationPipeline.from_pretrained(name, **options).to(device)
+    except Exception as error:
+        raise missing("Karlo", name, download, error) from error
+    pipe.set_progress_bar_config(disable=True)
+
+    def decode(z):
+        noise, images = torch.Generator().manual_seed(0), []
+        for x in torch.as_tensor(z).split(8):
+            x = x.to(device, dtype)
+            images += pipe(image_embeddings=x, generator=[noise] * len(x)).images
+        return images
+
+    return decode
 
 
 # --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ evaluate.py RUN: the tables and figures of both papers for a trained run, beside
     python evaluate.py runs/glyphs-translator                     everything
     python evaluate.py runs/glyph-sr-bridge                       the same for a run of the bridge
     python evaluate.py --reproduce lddbm-losses                   a table of LD, trained anew
+    python evaluate.py --pairs pca,tfidf pca:32,tfidf:64          MT Table 3, trained anew
     python evaluate.py RUN --task similarity ablation             some of it
     python evaluate.py RUN --on celeba --data-dir ~/celeba        another data set, same encoders
     python evaluate.py RUN --on cifar10 --data-dir ~/cifar --task classification
@@ -16,12 +17,16 @@ Tasks    similarity      MT Tables 2, 3   cosine and its controls, R@1/5/10, bot
          classification  MT Table 6       zero-shot by prompts
          retrieval       MT Fig. 3b       a picture: queries and their top 5
          pictures        MT Fig. 3a       a picture: images drawn from captions never seen
+         text-to-image   a table of them: FID, IS, R-precision
+         captioning      MT Table 5, Fig. 4: BLEU and ROUGE-L, beside other captions
+         gap             a picture: where images, texts and translations lie (equal widths)
 Bridge   quality         one sample, the mean of 8, and its yardsticks: Basic, the regressor, ...
          trade-off       a figure over NFE: perception against distortion, every sampler
          samples, tsne   pictures (LD Fig. 1); parts (when asked): what each part of it sees
 Leaves   RUN/translation.json: {"rows": [{task, direction, method, cosine, centred_cosine,
          unrelated_cosine, r1, r5, r10, pool, seed}, ...]}; RUN/classification.json; RUN/*.png;
-         with --on, the data set's name is part of every task and picture; bridge:
+         RUN/text-to-image.json, captioning.json, captions.txt; RUN/capdec.pt, clipcap.pt, judge.pt:
+         trained once; with --on, the data set's name is part of every task and picture; bridge:
          RUN/bridge.json: {"rows": [{data, method, metric, value, nfe, seconds_per_sample, seed}]}
 Rules    choices (ridge's lambda, gamma, the curves) are made on validation pairs, tables on test
 Letters  N conditions, or pairs of the bridge   Q queries   G gallery   P pairs   h1 = dim c
@@ -33,6 +38,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import sys
 import textwrap
 import time
@@ -42,6 +48,7 @@ import numpy as np
 import torch
 import torch.nn.functional as fn
 from matplotlib.figure import Figure  # draws without a display
+from PIL import Image, ImageOps
 from scipy.ndimage import binary_erosion, gaussian_filter  # scikit-learn brings scipy
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -49,6 +56,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.manifold import TSNE
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -65,6 +73,13 @@ PAPER = {  # trained on, tested on: (Sim_img, Sim_txt), both sides CLIP ViT-B/32
     ("cc3m", "cc3m"): (0.7443, 0.7389),
     ("coco", "celeba"): (0.5974, 0.8237),
 }
+TABLE_3 = {  # encoders of images, of texts: (Sim_img, Sim_txt), COCO; MT swaps the column heads
+    "clip:ViT-L-14-quickgelu,clip:ViT-L-14-quickgelu": (0.8192, 0.7765),
+    "clip:ViT-L-14-quickgelu,bert": (0.7796, 0.9745),
+    "dinov2,clip:RN50x4-quickgelu": (0.5207, 0.7917),
+}
+TABLE_5 = """MT, COCO, CLIP RN50x4, B@1, B@4, R-L: ours + CapDec 67.7, 25.5, 48.7; ours + ClipCap 65.9,
+23.6, 47.7; CapDec itself 69.2, 26.4, 51.8; ClipCap itself 74.7, 33.5, -"""
 TABLE_6 = "MT, ViT-B/32: CLIP itself 0.697, translated 0.607; ViT-L/14: 0.851, 0.771"
 TABLE_7 = {  # trained and tested on COCO, both sides CLIP ViT-B/32
     "text->image": "MT: projection only 0.8199, ddim only 0.6155, both 0.8233",
@@ -118,6 +133,7 @@ SCRIPTS = {  # ten classes of glyphs: the word that opens a character's name -> 
     "box": "box drawings",
     "lisu": "lisu letter",
 }
+NO_DECODER = "this image encoder has no decoder: pca has one, --karlo is one for CLIP ViT-L/14"
 FACE_WORDS = set(" ".join(data.FACES.values()).split())  # they come before the name
 
 
@@ -606,8 +622,8 @@ def retrieval(bench, queries=8, k=5):
 
 def pictures(bench):
     """MT Fig. 3a: held-out captions drawn as images; then bare names, which leave the face open."""
-    if not bench.has_images() or bench.run.E_image.decode is None:
-        return print("\npictures: skipped, this image encoder has no decoder (pca has one)")
+    if not bench.decode:
+        return print(f"\npictures: skipped, {NO_DECODER}")
     draw_pictures(bench, bench.label("text-to-image"), bench.latents.full)
     if len(bench.latents.bare):
         draw_pictures(bench, bench.label("text-to-image-bare"), bench.latents.bare)
@@ -618,13 +634,13 @@ def draw_pictures(bench, file, rows, lines=8, samples=5):
     rows = rows[np.random.default_rng(3).permutation(len(rows))[:lines]]
     c, z = bench.latents.of("text->image", rows)
     how = dict(steps=max(20, run.args.ddim_steps), omega=run.args.omega, randn=on_cpu(0))
-    columns = {"true, through PCA": z, "ridge": bench.baselines["text->image"].answers["ridge"](c)}
+    columns = {"true, decoded": z, "ridge": bench.baselines["text->image"].answers["ridge"](c)}
     # Eq. 5 with a normalised F gives z_hat a direction and no length: the samples' mean lends its
     length = net.sample(c.to(run.device), K=run.args.K, **how).cpu().norm(dim=1, keepdim=True)
     columns["ours, z_hat"] = fn.normalize(run.translate("text->image", c)) * length
     for n in range(samples):
         columns[f"sample {n + 1}"] = net.sample(c.to(run.device), **how).cpu()
-    drawn = {name: run.E_image.decode(x.numpy()) for name, x in columns.items()}
+    drawn = {name: bench.decode(x) for name, x in columns.items()}
     fig, axes = grid(len(rows), len(columns) + 2, 1.0)
     for n, (line, (i, j)) in enumerate(zip(axes, bench.latents.pairs[rows].tolist(), strict=True)):
         write(line[0], test.captions[j])
@@ -632,6 +648,326 @@ def draw_pictures(bench, file, rows, lines=8, samples=5):
         for ax, (name, images) in zip(line[2:], drawn.items(), strict=True):
             show(ax, images[n], "" if n else name)
     bench.figure(fig, file)
+
+
+# ---------------------------------------------------------------------------------------------
+# Images from captions, judged: MT Fig. 3a
+
+
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's, in torch.hub's folder
+
+
+def judge(bench):
+    """(name, see); see(PIL images) -> (features (N, d) for FID, class probabilities for IS).
+
+    Inception is the field's. It needs the package torch-fidelity and its weights; without them a
+    small network trained on the run's own images takes its place, good for comparing rows."""
+    file = os.path.join(torch.hub.get_dir(), "checkpoints", INCEPTION)
+    if importlib.util.find_spec("torch_fidelity") and (os.path.exists(file) or bench.download):
+        return "Inception", inception(file if os.path.exists(file) else None, bench.run.device)
+    net, mode = small_judge(bench)
+
+    @torch.no_grad()
+    def see(images):
+        x = torch.from_numpy(np.stack([encoders.thumbnail(image, mode) for image in images]))
+        f = torch.cat([net[0](planes(b.to(bench.run.device))).cpu() for b in x.split(512)])
+        return f, net[1].cpu()(f).softmax(1)
+
+    return f"a small network that tells {net[1].out_features} kinds of caption apart", see
+
+
+def inception(file, device):
+    name = "torch_fidelity.feature_extractor_inceptionv3"
+    Net = importlib.import_module(name).FeatureExtractorInceptionV3
+    net = Net("inception-v3-compat", ["2048", "logits_unbiased"], file).to(device).eval()
+    square = lambda image: np.asarray(ImageOps.fit(image.convert("RGB"), (256, 256)))
+
+    @torch.no_grad()
+    def see(images):
+        f, p = [], []
+        for start in range(0, len(images), 64):
+            x = np.stack([square(image) for image in images[start : start + 64]])
+            both = net(torch.from_numpy(x).movedim(3, 1).to(device))
+            f.append(both[0].cpu()), p.append(both[1].softmax(1).cpu())
+        return torch.cat(f), torch.cat(p)
+
+    return see
+
+
+def planes(x):
+    """uint8 (B, H, W) or (B, H, W, 3) -> float (B, 1 or 3, H, W) in [0, 1]."""
+    return (x[:, None] if x.ndim == 3 else x.movedim(3, 1)).float() / 255
+
+
+def small_judge(bench, kinds=20, steps=600, most=50_000):
+    """(network, mode of its images): three convolutions, trained once and kept in RUN/judge.pt.
+
+    No labels are needed: the kinds are clusters (k-means) of the training captions' latents."""
+    run, latents = bench.run, bench.training
+    rows = latents.full[encoders.sample(len(latents.full), most)]
+    i, j = latents.pairs[rows].T
+    mode, kinds = (
+        "L" if bench.train_set.images[int(i[0])].mode == "L" else "RGB",
+        min(kinds, len(j)),
+    )
+    torch.manual_seed(0)
+    conv = lambda a, b: (nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.SiLU())
+    body = nn.Sequential(*conv(len(mode), 32), *conv(32, 64), *conv(64, 128))
+    body.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    net = nn.Sequential(body, nn.Linear(128, kinds)).to(run.device)
+    path, stamp = os.path.join(run.folder, "judge.pt"), {"key": bench.train_set.key, "mode": mode}
+    saved = train.load(path) if os.path.exists(path) else {}
+    if {k: saved.get(k) for k in stamp} == stamp:
+        net.load_state_dict(saved["net"])
+        return net.eval(), mode
+    unit = fn.normalize(torch.from_numpy(latents.text[j])).numpy()
+    label = KMeans(kinds, n_init=1, random_state=0).fit_predict(unit)
+    x = [encoders.thumbnail(bench.train_set.images[n], mode) for n in i.tolist()]
+    x, label = torch.from_numpy(np.stack(x)), torch.from_numpy(label).long()
+    optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
+    for step in tqdm(range(steps), "judge", disable=None):
+        optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
+        b = torch.randint(len(x), (128,))
+        loss = fn.cross_entropy(net(planes(x[b].to(run.device))), label[b].to(run.device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    train.save(path, {**stamp, "net": net.state_dict()})
+    return net.eval(), mode
+
+
+def text_to_image(bench):
+    """FID, IS and R-precision of images drawn from held-out captions.
+
+    The captions are of one half of the test pairs, the real images that FID compares with of the
+    other, so that real images have a FID too: its floor at this number. R-precision: the share of
+    drawings that are nearer to their own image than to 99 others, by the judge's features."""
+    if not bench.decode:
+        return print(f"\ntext-to-image: skipped, {NO_DECODER}")
+    run, net, half = bench.run, bench.run.translators["text->image"], len(bench.rows) // 2
+    asked, others = bench.rows[:half], bench.rows[half : 2 * half]
+    name, see = judge(bench)
+    real = lambda rows: see([bench.test.images[i] for i in bench.latents.pairs[rows, 0].tolist()])
+    (truth, p_truth), (other, _) = real(asked), real(others)
+    c, z = bench.latents.of("text->image", asked)
+    how = dict(steps=max(20, run.args.ddim_steps), omega=run.args.omega)
+    sample = lambda s: net.sample(c.to(run.device), randn=on_cpu(s), **how).cpu()
+    base = bench.baselines["text->image"].answers
+    drawn = {"ours, a sample": [see(bench.decode(sample(s))) for s in bench.seeds]}
+    drawn["ridge"] = [see(bench.decode(base["ridge"](c)))]
+    drawn["image of the nearest caption"] = [see(bench.decode(bench.nearest("text->image", c)))]
+    drawn["real, through the decoder"], drawn["real"] = [see(bench.decode(z))], [(truth, p_truth)]
+    marks = lambda f, p: {
+        "fid": metrics.frechet(f, other),
+        "fid_half": metrics.frechet(f[: half // 2], other[: half // 2]),
+        "is": metrics.inception_score(p, 1)[0],
+        "is_half": metrics.inception_score(p[: half // 2], 1)[0],
+        "r_precision": r_precision(f, truth),
+    }
+    table = {m: [marks(*seen) for seen in seeds] for m, seeds in drawn.items()}
+    print(f"\n{bench.label('text-to-image')}: {half} captions, judge: {name}; chance 0.01")
+    print_marks_of(table, ("fid", "fid_half", "is", "is_half", "r_precision"), (2, 2, 3, 3, 3))
+    note = {"judge": name, "images": half, "seeds": bench.seeds}
+    write_json(bench.path("text-to-image", ".json"), {**note, "rows": table})
+
+
+def r_precision(f, truth, n=100):
+    """Share of rows n whose cosine to truth[n] exceeds that to 99 other rows of it; (N, d) both."""
+    similar, N = fn.normalize(f) @ fn.normalize(truth).T, len(f)
+    g = torch.Generator().manual_seed(0)
+    other = torch.stack([torch.randperm(N - 1, generator=g)[: n - 1] for _ in range(N)])
+    other += other >= torch.arange(N)[:, None]  # jumps over the row's own
+    return (similar.diag()[:, None] > similar.gather(1, other)).all(1).double().mean().item()
+
+
+def print_marks_of(table, names, digits):
+    """table: {method: [{metric: value} of seed 0, 1, ...]}"""
+    print(" " * 30 + "".join(f"{n:>18}" for n in names))
+    for method, seeds in table.items():
+        cells = (spread([s[n] for s in seeds], d) for n, d in zip(names, digits, strict=True))
+        print(f"{method:30}" + "".join(f"{c:>18}" for c in cells))
+
+
+# ---------------------------------------------------------------------------------------------
+# Captions of images: MT Table 5, Fig. 4
+
+
+def captioner(bench, name, noise):
+    """A decoder of latents into words, trained on the run's captions once; kept in RUN/name.pt.
+
+    "capdec" reads text latents with noise, and sees no image; "clipcap" reads image latents."""
+    run, latents, captions = bench.run, bench.training, bench.train_set.captions
+    source, pairs = latents.text, latents.pairs[latents.full]
+    rows = pairs[:, [1, 1]] if name == "capdec" else pairs
+    if name == "clipcap":
+        source = latents.image
+    stamp = {"data": bench.train_set.key, "lm": bench.lm, "noise": noise}
+    stamp["encoders"] = [run.E_image.fingerprint, run.E_text.fingerprint]
+    path = os.path.join(run.folder, f"{name}.pt")
+    saved = train.load(path) if os.path.exists(path) else {}
+    if {k: saved.get(k) for k in stamp} == stamp:
+        return encoders.captioner_from_state(saved["captioner"]).to(run.device)
+    words = [captions[j] for j in pairs[encoders.sample(len(pairs), 500_000), 1].tolist()]
+    made = encoders.make_captioner(len(source[0]), bench.lm, words, bench.download)
+    encoders.fit_captioner(made.to(run.device), source, captions, rows, noise, desc=name)
+    train.save(path, {**stamp, "captioner": made.state()})
+    return made.eval()
+
+
+def captioning(bench):
+    """MT Table 5: image -> its text latent, translated -> words; and other ways to a caption.
+
+    CapDec reads text latents. ClipCap reads image latents: where both have one width it is given
+    the translation itself, as in MT, else the translation's translation back."""
+    if not bench.has_images():
+        return print("\ncaptioning: skipped, the run knows latents and no captions")
+    run, there, back = bench.run, "image->text", "text->image"
+    pairs = bench.latents.pairs[bench.rows]
+    images = np.unique(pairs[:, 0])
+    references = {i: [] for i in images.tolist()}
+    for i, j in bench.latents.pairs[bench.latents.full].tolist():
+        if i in references:
+            references[i].append(j)
+    c = torch.from_numpy(bench.latents.image[images])
+    true = torch.from_numpy(bench.latents.text[[references[i][0] for i in images.tolist()]])
+    c_val, z_val = bench.validation.of(there, bench.validation.full[:2000])
+    noise = encoders.noise_level(run.translate(there, c_val), z_val)
+    capdec, clipcap = captioner(bench, "capdec", noise), captioner(bench, "clipcap", 0.0)
+    z_hats = [run.translate(there, c, s) for s in bench.seeds]
+    equal = c.shape[1] == true.shape[1]
+    as_image = (lambda z: z) if equal else (lambda z: run.translate(back, z))
+    answers = {
+        "ours + CapDec": [capdec.generate(z) for z in z_hats],
+        "ours + ClipCap": [clipcap.generate(as_image(z)) for z in z_hats],
+        "ours + nearest caption": [bench.nearest_captions(z) for z in z_hats],
+        "ClipCap, no translator": [clipcap.generate(c)],
+        **({"CapDec, no translator": [capdec.generate(c)]} if equal else {}),
+        "caption of the nearest image": [bench.nearest_captions(c, "image")],
+        "CapDec of the true latent": [capdec.generate(true)],
+    }
+    words = [[bench.test.captions[j] for j in references[i]] for i in images.tolist()]
+    tokens = [[metrics.caption_tokens(w) for w in refs] for refs in words]
+    table = {m: [caption_marks(texts, tokens) for texts in seeds] for m, seeds in answers.items()}
+    print(f"\n{bench.label('captioning')}: {len(images)} images; CapDec's noise {noise:.3f}")
+    print_marks_of(table, ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l"), (1,) * 5)
+    if bench.on == run.args.dataset == "coco":
+        print(TABLE_5)
+    note = {"images": len(images), "noise": noise, "lm": bench.lm, "seeds": bench.seeds}
+    write_json(bench.path("captioning", ".json"), {**note, "rows": table})
+    draw_captions(bench, images, {m: seeds[0] for m, seeds in answers.items()}, words, tokens)
+
+
+def caption_marks(texts, references):
+    """{metric: in percent, as captioning papers print them}"""
+    said = [metrics.caption_tokens(t) for t in texts]
+    marks = {f"bleu{n + 1}": 100 * b for n, b in enumerate(metrics.bleu(said, references))}
+    return {**marks, "rouge_l": 100 * metrics.rouge_l(said, references)}
+
+
+KINDS = {"right": 1.0, "similar": 0.7, "confused": 0.4, "other": 0.0}  # ROUGE-L of at least
+
+
+def draw_captions(bench, images, answers, words, tokens, each=2):
+    """MT Fig. 4, by ROUGE-L of "ours + CapDec": a picture of a few, a text file of all."""
+    ours = [metrics.caption_tokens(t) for t in answers["ours + CapDec"]]
+    marks = [metrics.rouge_l([o], [refs]) for o, refs in zip(ours, tokens, strict=True)]
+    kind = [next(k for k, least in KINDS.items() if m >= least - 1e-9) for m in marks]
+    order = np.random.default_rng(0).permutation(len(images))
+    chosen = [[n for n in order if kind[n] == k][:each] for k in KINDS]
+    chosen = [int(n) for some in chosen for n in some]
+    share = {k: kind.count(k) / len(kind) for k in KINDS}
+    fig, axes = grid(len(chosen), 2, 1.0)
+    fig.set_size_inches(9, 1.1 * len(chosen) + 0.3)
+    shown = ("ours + CapDec", "ours + ClipCap", "caption of the nearest image")
+    for (left, right), n in zip(axes, chosen, strict=True):
+        show(left, bench.test.images[int(images[n])], f"{kind[n]} ({share[kind[n]]:.0%})")
+        lines = [f"{m}: {answers[m][n]}" for m in shown] + [f"reference: {words[n][0]}"]
+        right.axis("off")
+        right.text(0, 0.5, "\n".join(lines), va="center", fontsize=8, parse_math=False)
+    fig.subplots_adjust(wspace=0)
+    bench.figure(fig, bench.label("captioning"))
+    with open(bench.path("captions", ".txt"), "w") as f:
+        for n, i in enumerate(images.tolist()):
+            says = [f"  {m}: {answers[m][n]}" for m in shown]
+            print(getattr(bench.test.images, "name", str)(i), *words[n], *says, sep="\n", file=f)
+
+
+# ---------------------------------------------------------------------------------------------
+# Where the latents lie
+
+
+def gap(bench):
+    """The modality gap (Liang et al. 2022) of two encoders of one width, and after translation."""
+    run, exam = bench.run, bench.exam("text->image")
+    if exam.c.shape[1] != exam.z.shape[1]:
+        return print("\ngap: skipped, image and text latents have different widths")
+    text, image = fn.normalize(exam.c[exam.q]), fn.normalize(exam.z[exam.g])
+    moved = fn.normalize(run.translate("text->image", exam.c)[exam.q])
+    print(
+        f"\n{bench.label('gap')}: unit latents of {len(image)} pairs; |mean image| "
+        f"{image.mean(0).norm():.3f}"
+    )
+    table = {"text": [gap_of(text, image, exam)], "text, translated": [gap_of(moved, image, exam)]}
+    print_marks_of(table, ("paired", "unpaired", "distance", "mean_norm"), (3,) * 4)
+    some = slice(0, 300)
+    plane = PCA(2).fit(torch.cat([image[some], text[some]]).numpy())
+    fig = Figure(figsize=(9, 4.2), layout="constrained")
+    for ax, (title, x) in zip(
+        fig.subplots(1, 2), (("before", text), ("after", moved)), strict=True
+    ):
+        a, b = (plane.transform(v[some].numpy()) for v in (image, x))
+        ax.plot(*np.stack([a, b], 1).transpose(2, 1, 0), color="lightgrey", lw=0.4)
+        ax.plot(*a.T, ".", ms=4, label="image")
+        ax.plot(*b.T, ".", ms=4, label="text" if title == "before" else "text, translated")
+        ax.set(xlabel="principal direction 1", title=f"{title} translation; lines join pairs")
+        ax.legend(frameon=False)
+    bench.figure(fig, bench.label("gap"))
+
+
+def gap_of(x, image, exam):
+    return {
+        "paired": (x * image).sum(1).mean().item(),
+        "unpaired": metrics.unrelated_cosine(x, image, exam.group),
+        "distance": (x.mean(0) - image.mean(0)).norm().item(),
+        "mean_norm": x.mean(0).norm().item(),
+    }
+
+
+# ---------------------------------------------------------------------------------------------
+# MT Table 3: pairs of encoders
+
+
+def encoder_table(args, device):
+    """Train a translator for each of --pairs; print its cosines beside mean's and ridge's."""
+    dataset, rows = args.on or "glyphs", {}
+    for pair in args.pairs:
+        image, text = pair.split(",")
+        name = re.sub("[^A-Za-z0-9.]+", "-", f"{dataset}-{image}-{text}").strip("-")
+        argv = ["--dataset", dataset, "--image-encoder", image, "--text-encoder", text]
+        argv += [
+            "--out",
+            f"runs/pairs/{name}",
+            *(["--steps", str(args.steps)] if args.steps else []),
+        ]
+        argv += ["--data-dir", args.data_dir] if args.data_dir else []
+        argv += ["--download"] if args.download else []
+        bench = Bench(Run(folder_of(argv, device), device, args.download), args)
+        similarity(bench)
+        rows[pair] = [r for r in bench.report.rows if r["task"] == "similarity"]
+    print(f"\nMT Table 3, {dataset}; cosine (mean's, ridge's); in brackets MT on COCO")
+    print(f"{'image, text encoder':40}{'Sim_img':>34}{'Sim_txt':>34}")
+    for pair, found in rows.items():
+        cells = []
+        for n, direction in enumerate(DIRECTIONS):
+            of = lambda m: [
+                r["cosine"] for r in found if (r["method"], r["direction"]) == (m, direction)
+            ]
+            cell = (
+                f"{spread(of('ours'), 3)} ({np.mean(of('mean')):.3f}, {np.mean(of('ridge')):.3f})"
+            )
+            cells.append(cell + (f" [{TABLE_3[pair][n]}]" if pair in TABLE_3 else ""))
+        print(f"{pair:40}" + "".join(f"{c:>34}" for c in cells))
+    write_json("runs/pairs/table.json", {"dataset": dataset, "rows": rows})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -643,15 +979,20 @@ class Bench:
 
     def __init__(self, run, args):
         self.run, self.limit, self.pool = run, args.limit or 5000, args.pool
+        self.lm, self.download = args.lm, args.download
         self.seeds, self.report = list(range(args.seeds)), Report(run.folder)
         self.on = args.on or run.args.dataset
         self.other = self.on != run.args.dataset
         self.test, self.latents = run.latents("test", self.on, args.data_dir)
         home = None if self.other else args.data_dir
-        latents, self.validation = (run.latents(s, None, home)[1] for s in ("train", "val"))
-        trained = () if args.first_look else ("knn", "mlp")
-        fit = lambda d: Baselines(run, d, latents, self.validation, trained)
+        self.train_set, self.training = run.latents("train", None, home)
+        self.validation = run.latents("val", None, home)[1]
+        order = np.random.default_rng(0).permutation(len(self.latents.full))
+        self.rows = self.latents.full[order[: self.limit]]
+        trained = () if args.first_look or args.pairs else ("knn", "mlp")
+        fit = lambda d: Baselines(run, d, self.training, self.validation, trained)
         self.baselines = {d: fit(d) for d in DIRECTIONS}
+        self.karlo = args.karlo
 
     def headline(self):
         a, n = self.run.args, len(self.latents.full)
@@ -668,6 +1009,34 @@ class Bench:
 
     def has_images(self):
         return self.run.E_image.spec != "none"
+
+    @cached_property
+    def decode(self):
+        """Raw image latents (N, h) -> PIL images; None if there is no decoder."""
+        decode = self.run.E_image.decode
+        if self.karlo:
+            return encoders.karlo(self.karlo, self.run.E_image, self.run.device, self.download)
+        if decode:
+            to_pil = lambda x: Image.fromarray((255 * x).round().astype(np.uint8))
+            return lambda z: [to_pil(x) for x in decode(np.asarray(z))]
+
+    def nearest_rows(self, direction, c):
+        """(n,) rows of training.pairs whose condition is most similar to each of c (n, h1)."""
+        rows = self.training.full[encoders.sample(len(self.training.full), 200_000)]
+        keys = fn.normalize(self.training.of(direction, rows)[0])
+        return rows[torch.cat([(fn.normalize(x) @ keys.T).argmax(1) for x in c.split(512)])]
+
+    def nearest(self, direction, c):
+        return self.training.of(direction, self.nearest_rows(direction, c))[1]
+
+    def nearest_captions(self, z, of="text"):
+        """The training captions whose text latent, or whose image's latent, is nearest to z."""
+        direction = "text->image" if of == "text" else "image->text"
+        j = self.training.pairs[self.nearest_rows(direction, z), 1]
+        return [self.train_set.captions[k] for k in j.tolist()]
+
+    def path(self, task, ending):
+        return os.path.join(self.run.folder, self.label(task).replace(" ", "-") + ending)
 
     def figure(self, fig, name):
         path = os.path.join(self.run.folder, name.replace(" ", "-") + ".png")
@@ -704,6 +1073,9 @@ TASKS = {
     "classification": classification,
     "retrieval": retrieval,
     "pictures": pictures,
+    "text-to-image": text_to_image,
+    "captioning": captioning,
+    "gap": gap,
 }
 
 
@@ -757,7 +1129,11 @@ def argv_of(args, **changes):
 
 
 def trained(argv, device):
-    """The run of a command line of train.py: there already, gone on with, or trained now.
+    return BridgeRun(folder_of(argv, device), device)
+
+
+def folder_of(argv, device):
+    """Where train.py, with this command line, left its run: there already, gone on with, or now.
 
     One with other settings is of an earlier run in this folder: it is trained again."""
     args = train.parse([*argv, "--device", str(device)])
@@ -770,7 +1146,7 @@ def trained(argv, device):
         except train.TrainError:
             args.overwrite = True
     train.run(args)
-    return BridgeRun(args.out, device)
+    return args.out
 
 
 class Questions:
@@ -1298,10 +1674,20 @@ def parse(argv=None):
     a("--limit", type=int, help="test pairs at most (5000; bridge 1000, glyph-solids 200)")
     a("--device", default="cpu")
     a("--download", action="store_true", help="allow fetching encoder weights")
+    pairs = dict(nargs="+", metavar="IMAGE,TEXT", help="in place of RUN: MT Table 3, trained anew")
+    a("--pairs", **pairs)
+    a("--steps", type=int, help="--pairs: training steps (default: those of train.py)")
+    lm = "captioning: a small GPT-2 made here (scratch), or one of Hugging Face, ID or folder"
+    a("--lm", default="scratch", help=lm)
+    karlo = "draw with Karlo (package diffusers), from CLIP ViT-L/14 image latents; ID or folder"
+    a("--karlo", nargs="?", const="kakaobrain/karlo-v1-alpha-image-variations", help=karlo)
     a("--first-look", action="store_true", help="few tasks, and nothing that trains or is slow")
     args = p.parse_args(argv)
-    if (args.run is None) == (args.reproduce is None):
-        p.error("RUN or --reproduce TABLE is needed, not both")
+    if sum(x is not None for x in (args.run, args.reproduce, args.pairs)) != 1:
+        p.error("one of RUN, --reproduce TABLE and --pairs is needed")
+    for pair in args.pairs or ():
+        if pair.count(",") != 1:
+            p.error(f"--pairs {pair}: an image encoder, a comma, a text encoder")
     if min(args.seeds, args.pool, args.limit or 1, args.nfe) < 1:
         p.error("--seeds, --pool, --limit and --nfe are at least 1")
     return args
@@ -1334,6 +1720,8 @@ def usable(device):
 def main(argv=None):
     args, start = parse(argv), time.time()
     device = usable(args.device)
+    if args.pairs:
+        return encoder_table(args, device)
     if args.reproduce:
         (speed if args.reproduce == "lddbm-speed" else reproduce)(args, device)
         return print(f"\n{time.time() - start:.0f} s; rows in runs/lddbm/{args.reproduce}.json")
