@@ -78,8 +78,8 @@ TABLE_3 = {  # encoders of images, of texts: (Sim_img, Sim_txt), COCO; MT swaps 
     "clip:ViT-L-14-quickgelu,bert": (0.7796, 0.9745),
     "dinov2,clip:RN50x4-quickgelu": (0.5207, 0.7917),
 }
-TABLE_5 = """MT, COCO, CLIP RN50x4, B@1, B@4, R-L: ours + CapDec 67.7, 25.5, 48.7; ours + ClipCap 65.9,
-23.6, 47.7; CapDec itself 69.2, 26.4, 51.8; ClipCap itself 74.7, 33.5, -"""
+TABLE_5 = """MT, COCO, CLIP RN50x4, B@1, B@4, R-L: ours + CapDec 67.7, 25.5, 48.7; ours + ClipCap
+65.9, 23.6, 47.7; CapDec itself 69.2, 26.4, 51.8; ClipCap itself 74.7, 33.5, -"""
 TABLE_6 = "MT, ViT-B/32: CLIP itself 0.697, translated 0.607; ViT-L/14: 0.851, 0.771"
 TABLE_7 = {  # trained and tested on COCO, both sides CLIP ViT-B/32
     "text->image": "MT: projection only 0.8199, ddim only 0.6155, both 0.8233",
