@@ -399,14 +399,18 @@ def karlo(name, E_image, device, download):
         raise EncoderError(f"Karlo draws CLIP ViT-L/14 image latents, not those of {E_image.spec}")
     if not importlib.util.find_spec("diffusers"):
         raise EncoderError("Karlo needs the package diffusers: pip install diffusers accelerate")
-    from diffusers import UnCLIPImageVariationPipeline
+    from diffusers import UnCLIPImageVariationPipeline as Pipeline
 
     dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
     try:
         with hub(download):
             options = dict(torch_dtype=dtype, local_files_only=not download)
-            pipe = UnCLIPImageVariationPipeline.from_pretrained(name, **options).to(device)
+            # Karlo's index names a module that newer diffusers keeps elsewhere, and looks up here
+            sys.modules.setdefault("unclip", sys.modules[Pipeline.__module__])
+            pipe = Pipeline.from_pretrained(name, **options).to(device)
     except Exception as error:
+        if os.path.isdir(name):
+            raise EncoderError(f"Karlo: cannot load {name}: {reason(error)}") from error
         raise missing("Karlo", name, download, error) from error
     pipe.set_progress_bar_config(disable=True)
 
