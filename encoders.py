@@ -400,13 +400,14 @@ def karlo(name, E_image, device, download):
     if not importlib.util.find_spec("diffusers"):
         raise EncoderError("Karlo needs the package diffusers: pip install diffusers accelerate")
     from diffusers import UnCLIPImageVariationPipeline as Pipeline
+    from diffusers import pipelines
 
+    if not hasattr(pipelines, "unclip"):  # where Karlo's index looks; newer diffusers has moved it
+        pipelines.unclip = sys.modules[Pipeline.__module__]
     dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
     try:
         with hub(download):
             options = dict(torch_dtype=dtype, local_files_only=not download)
-            # Karlo's index names a module that newer diffusers keeps elsewhere, and looks up here
-            sys.modules.setdefault("unclip", sys.modules[Pipeline.__module__])
             pipe = Pipeline.from_pretrained(name, **options).to(device)
     except Exception as error:
         if os.path.isdir(name):
