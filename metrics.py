@@ -7,6 +7,8 @@ Vectors  Cosine similarity (MT 4.2) says little by itself: a constant answer, th
          somebody else's target, and `recall_at_k`, where a constant finds one query's answer in
          G. `two_way` asks recall's question with a gallery of two.
 Images   psnr, ssim: distance to the truth. frechet: distance between two sets, pairs forgotten.
+         inception_score: is each image of a clear class, and are all classes there?
+Captions bleu, rouge_l: words in order shared with the references; as COCO's pycocoevalcap counts.
 Voxels   iou: distance to the truth. one_nna on chamfer: can the two sets be told apart?
 By hand  z_hat = [[1, 0], [1, 1]] and z = [[1, 0], [0, 2]] have cosines 1 and 0.7071, mean 0.8536.
          Let z be the gallery and row n the answer of query n. Query 0 has rank 1. Query 1 is as
@@ -15,6 +17,10 @@ Letters  N queries or shapes   G gallery   d width   B, C, H, W images   D, H, W
 Errors   ValueError for NaN, Inf, nothing at all, and shapes that do not fit
 """
 
+import re
+from collections import Counter
+
+import numpy as np
 import torch
 import torch.nn.functional as fn
 from scipy.ndimage import distance_transform_edt
@@ -182,6 +188,103 @@ def frechet(f, g):
     mean = (f.mean(0) - g.mean(0)).square().sum()
     cross = torch.linalg.svdvals(root(C_f) @ root(C_g)).sum()
     return max(0.0, (mean + C_f.trace() + C_g.trace() - 2 * cross).item())
+
+
+def inception_score(p, splits=10):
+    """(mean, std) over splits of exp(mean over rows of KL(p(y|x) || p(y))); p (N, classes).
+
+    1 to classes; Salimans et al. 2016: p(y) is the mean of a split's rows, std divides by splits.
+    Splits are consecutive, so rows sorted by class have to be shuffled first. It depends on N."""
+    p = np.asarray(p, dtype=np.float64)
+    if p.ndim != 2 or not 1 <= splits <= len(p) or not (p >= 0).all():  # NaN fails too
+        raise ValueError(f"p {p.shape}: (N, classes), N >= splits={splits}, none below 0 or NaN")
+    if abs(p.sum(1) - 1).max() > 1e-3:
+        raise ValueError("the rows of p do not sum to 1: give probabilities, softmax of the logits")
+    scores = []
+    for part in np.split(p, [i * len(p) // splits for i in range(1, splits)]):
+        ratio = np.divide(part, part.mean(0), out=np.ones_like(part), where=part > 0)  # 0 log 0 = 0
+        scores.append(np.exp((part * np.log(ratio)).sum(1).mean()))
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+# --------------------------------------------------------------------------------------------------
+# captions
+
+TOKEN = re.compile(
+    r"(?:mr|mrs|ms|dr|st|ave|ft|jr|vs|etc)\.|(?:[a-z]\.)+(?!\w)"  # keep their dot, as does p.m.
+    r"|n't\b|'(?:s|m|d|ll|re|ve)\b|\w+?(?=n't\b)"  # is n't, dog 's
+    r"|\b(?:can(?=not\b)|(?:gon|wan)(?=na\b)|got(?=ta\b))"  # can not, gon na
+    r"|\w+(?:(?!'(?:s|m|d|ll|re|ve)\b)(?:[-'/.]|(?<=\d)[,:](?=\d))\w+)*"  # t-shirt, o'clock, 1,000
+    r"|[!?]+|\S"
+)
+DROPPED = set(".?!,:;-'`\"“”‘–—…")
+
+
+def caption_tokens(text):
+    """List of the words of a caption, lower case, cut as in the Penn Treebank, punctuation dropped.
+
+    After pycocoevalcap's PTBTokenizer (Java, Stanford CoreNLP 3.4.1). Brackets stay, as they do
+    there: its list drops -LRB-, but Java writes -lrb-; here "(", which counts alike. Java also
+    knows further abbreviations (jan., no. 9), 'tis, y'all, lemme, and keeps at&t, @home, '80s."""
+    return [t for t in TOKEN.findall(text.lower().replace("’", "'")) if t not in DROPPED]
+
+
+def paired(hypotheses, references):
+    """Pairs (tokens, list of tokens). Raises ValueError for none, unequal numbers and bare text."""
+    if not len(hypotheses) or len(hypotheses) != len(references):
+        raise ValueError(f"{len(hypotheses)} hypotheses, {len(references)} lists of references")
+    for n, (h, refs) in enumerate(zip(hypotheses, references, strict=True)):
+        if not len(refs) or any(isinstance(tokens, str) for tokens in (h, *refs)):
+            raise ValueError(f"caption {n}: lists of tokens are needed, and one reference at least")
+    return zip(hypotheses, references, strict=True)
+
+
+def bleu(hypotheses, references, n=4):
+    """BLEU-1..n of the whole set, (n,), each in 0..1; Papineni et al. 2002 as in pycocoevalcap.
+
+    hypotheses: N lists of tokens. references: N lists of one or more lists of tokens.
+    (prod_{i<=k} correct_i / guess_i)^(1/k) min(1, exp(1 - closest / length)), k = 1..n, from sums
+    over the set: i-grams of the hypotheses, how many of them are in a reference (each at most as
+    often as in the one with most), words, and words of the reference of the closest length."""
+    tiny, small = 1e-15, 1e-9  # pycocoevalcap's: no 0 / 0
+    correct, guess, length, closest = np.zeros(n), np.zeros(n), 0, 0
+    for h, refs in paired(hypotheses, references):
+        length += len(h)
+        closest += min((abs(len(ref) - len(h)), len(ref)) for ref in refs)[1]  # tie: shorter
+        for k in range(n):
+            grams = lambda t: Counter(tuple(t[i : i + k + 1]) for i in range(len(t) - k))
+            most = Counter()
+            for ref in refs:
+                most |= grams(ref)  # the larger count of each
+            guess[k] += max(0, len(h) - k)
+            correct[k] += (grams(h) & most).total()  # the smaller count of each
+    score = np.cumprod((correct + tiny) / (guess + small)) ** (1 / np.arange(1, n + 1))
+    ratio = (length + tiny) / (closest + small)
+    return score * np.exp(min(0, 1 - 1 / ratio))
+
+
+def lcs(a, b):
+    """Length of the longest common subsequence of two lists, by rows of the usual table."""
+    row = [0] * (len(b) + 1)
+    for x in a:
+        above, row = row, [0]
+        for j, y in enumerate(b):
+            row.append(above[j] + 1 if x == y else max(above[j + 1], row[j]))
+    return row[-1]
+
+
+def rouge_l(hypotheses, references, beta=1.2):
+    """Mean over captions of (1 + beta^2) P R / (R + beta^2 P), Lin 2004 as in pycocoevalcap.
+
+    P = lcs / words of the hypothesis, R = lcs / words of the reference, each the largest over the
+    references, even of different ones. Nothing in common, or no words, scores 0. Shapes: bleu."""
+    scores = []
+    for h, refs in paired(hypotheses, references):
+        common = [lcs(h, ref) for ref in refs]
+        P = max(common) / max(1, len(h))
+        R = max(c / max(1, len(ref)) for c, ref in zip(common, refs, strict=True))
+        scores.append((1 + beta**2) * P * R / (R + beta**2 * P) if P else 0.0)
+    return float(np.mean(scores))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""metrics.py, images, voxels and vectors: solved cases and independent implementations."""
+"""metrics.py: images, captions, voxels, vectors; solved cases and independent implementations."""
 
 import math
 
@@ -109,6 +109,139 @@ def test_frechet_of_singular_covariances():
     constant = np.zeros((3, 31))
     total = (f.mean(0) ** 2).sum() + f.var(0, ddof=1).sum()
     assert metrics.frechet(f, constant) == pytest.approx(total, rel=1e-5)
+
+
+def test_frechet_agrees_with_torch_fidelity():
+    """The distance is not the one that FID tools report."""
+    f = rng(7).normal(size=(1213, 29)) @ rng(8).normal(size=(29, 29))
+    g = rng(9).normal(size=(1021, 29)) @ rng(10).normal(size=(29, 29)) + 0.5
+    # torch-fidelity 0.4.0, fid_statistics_to_metric of x.mean(0) and np.cov(x.T); torchmetrics
+    # 1.9.0, _compute_fid, gives 426.3018
+    assert metrics.frechet(f, g) == pytest.approx(426.3017826490154, rel=1e-6)
+
+
+def test_inception_score_agrees_with_torch_fidelity():
+    """Splits are cut elsewhere, p(y) is of the whole set, or std divides by splits - 1."""
+    logits = 2 * rng(6).normal(size=(1037, 13))  # 1037 is no multiple of 10
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    # torch-fidelity 0.4.0, isc_features_to_metric(logits, splits=10, shuffle=False)
+    expected = 2.8894544880289823, 0.09832429096417061
+    assert metrics.inception_score(p) == pytest.approx(expected, rel=1e-9)
+    # the same with splits=1; torchmetrics 1.9.0, InceptionScore(Identity(), splits=1), 2.9295
+    assert metrics.inception_score(p, 1) == pytest.approx((2.9295182327192566, 0), rel=1e-9)
+
+
+def test_inception_score_by_hand():
+    """0 log 0 gives NaN, the direction of KL is wrong, or the scores are not averaged by split."""
+    sure = np.eye(3)
+    assert metrics.inception_score(sure, 1) == pytest.approx((3, 0))  # clear, and all classes
+    assert metrics.inception_score(sure[[0, 0, 0, 0]], 2) == pytest.approx((1, 0))  # one class
+    assert metrics.inception_score(np.full((5, 4), 0.25), 1) == pytest.approx((1, 0))  # unclear
+    # splits of one class and of two: scores 1 and 2
+    assert metrics.inception_score(sure[[0, 0, 1, 2]], 2) == pytest.approx((1.5, 0.5))
+    # rows (1, 0) and (1/2, 1/2), mean (3/4, 1/4): KL log 4/3, and (log 2/3 + log 2) / 2
+    mean = (math.log(4 / 3) + math.log(4 / 3) / 2) / 2
+    assert metrics.inception_score([[1, 0], [0.5, 0.5]], 1)[0] == pytest.approx(math.exp(mean))
+
+
+# --------------------------------------------------------------------------------------------------
+# captions
+
+# pycocoevalcap 1.2, PTBTokenizer().tokenize under Java 17, with -lrb- and the like as brackets
+JAVA = {
+    "A man (left) isn't riding the dog's bike!": "a man ( left ) is n't riding the dog 's bike",
+    "The kids' toys... can't, won't; I'm sure": "the kids toys ca n't wo n't i 'm sure",
+    "they've he'd, she'll and you're [sic]": "they 've he 'd she 'll and you 're [ sic ]",
+    "Two-year-old's `STOP' at St. Ann's -- U.S.": "two-year-old 's stop at st. ann 's u.s.",
+    "ONE ‘single’ “quoted” café – it’s etc. in": "one single quoted café it 's etc. in",
+    "5:30 p.m., 1,000 lb. & $5.50 / 50% of #1": "5:30 p.m. 1,000 lb & $ 5.50 / 50 % of # 1",
+    "People cannot eat; gonna run w/ his/her": "people can not eat gon na run w / his/her",
+    "A t-shirt @ McDonald's o'clock, 3.5 ft. up": "a t-shirt @ mcdonald 's o'clock 3.5 ft. up",
+    "A dog,and a cat.A bird--or 3/4 - \"on\": 'x'.": "a dog and a cat.a bird or 3/4 on x",
+    "Wow!! what? Happy Mom!!! Mr. Y vs. Z": "wow !! what happy mom !!! mr. y vs. z",
+    ".": "",
+}
+
+
+@pytest.mark.parametrize("text", JAVA)
+def test_caption_tokens_agree_with_java(text):
+    """Words are cut elsewhere than in published numbers, or punctuation counts as words."""
+    assert metrics.caption_tokens(text) == JAVA[text].split()
+
+
+def captions(N, seed):
+    """N hypotheses of 1 to 19 words, with 1 to 5 references each, which are edited copies."""
+    g = rng(seed)
+    draw = lambda n: [f"w{int(23 * u * u)}" for u in g.random(n)]  # some words are frequent
+    hypotheses, references = [], []
+    for _ in range(N):
+        h = draw(g.integers(1, 20))
+        refs = []
+        for _ in range(g.integers(1, 6)):
+            ref = [w for w in h if g.random() < 0.85]  # some are missing
+            for _ in range(g.integers(1, 7)):  # some are new
+                ref.insert(g.integers(len(ref) + 1), draw(1)[0])
+            refs.append(ref)
+        hypotheses.append(h)
+        references.append(refs)
+    return hypotheses, references
+
+
+def test_bleu_and_rouge_agree_with_pycocoevalcap():
+    """BLEU or ROUGE-L is another than the one of captioning papers."""
+    H, R = captions(1009, seed=5)
+    # pycocoevalcap 1.2, Bleu(4).compute_score(R, H)[0] and Rouge().compute_score(R, H)[0], words
+    # joined by spaces. sacrebleu 2.6.0, BLEU(tokenize="none", smooth_method="none",
+    # max_ngram_order=k).corpus_score / 100, agrees to 1e-9; its brevity penalty is 0.907
+    expected = 0.8784248424135949, 0.8254800431547631, 0.7587052784325558, 0.6832523169954609
+    assert metrics.bleu(H, R) == pytest.approx(expected, rel=1e-9)
+    assert metrics.bleu(H, R, n=2) == pytest.approx(expected[:2], rel=1e-9)
+    assert metrics.rouge_l(H, R) == pytest.approx(0.8026893850590046, rel=1e-9)
+    # the first reference and the hypothesis change places: no brevity penalty
+    H, R = [r[0] for r in R], [[h] + r[1:] for h, r in zip(H, R, strict=True)]
+    expected = 0.8027602070154601, 0.656400505113486, 0.5289287807784353, 0.4270942085816013
+    assert metrics.bleu(H, R) == pytest.approx(expected, rel=1e-9)
+    assert metrics.rouge_l(H, R) == pytest.approx(0.7666714404654438, rel=1e-9)
+
+
+def words(*texts):
+    return [text.split() for text in texts]
+
+
+def test_brevity_penalty_by_hand():
+    """The penalty is per caption, or of a reference that is not the closest in length."""
+    short, long = words("a b c"), words("a b c d e")
+    assert metrics.bleu(short, [long], 3) == pytest.approx([math.exp(1 - 5 / 3)] * 3)
+    # with a second caption of 6 words and a reference of 4: 9 words each, no penalty
+    both = metrics.bleu(words("a b c", "a b c d e f"), [long, words("a b c d")], 2)
+    assert both == pytest.approx([7 / 9, (7 / 9 * 5 / 7) ** 0.5])
+    # 4 words: references of 3 and 5 tie, the shorter counts, so there is no penalty
+    assert metrics.bleu(words("a b c d"), [long + short], 4) == pytest.approx([1] * 4)
+    # references of 1 and 5: 5 is the closest, though not the shortest
+    one = metrics.bleu(words("a b c d"), [words("a", "a b c d e")], 1)
+    assert one == pytest.approx([math.exp(1 - 5 / 4)])
+
+
+def test_clipped_counts_by_hand():
+    """Repeating a word earns more than the reference that has it most often, or 0 is an error."""
+    refs = words("the cat is on the mat", "there is a cat on the mat")
+    score = metrics.bleu(words("the the the the the the the"), [refs], 2)  # Papineni et al. 2002
+    assert score == pytest.approx([2 / 7, 0], abs=1e-6)
+    assert metrics.bleu([[]], [refs]).tolist() == [0] * 4
+    assert metrics.bleu(words("dog"), [refs], 1) == pytest.approx([0], abs=1e-12)
+
+
+def test_rouge_l_by_hand():
+    """Precision and recall are of one reference, order does not count, or gaps are not allowed."""
+    # P = 3/4 from the first reference, R = 1/1 from the second
+    refs = words("a b c x y z", "d")
+    first = (1 + 1.44) * 0.75 / (1 + 1.44 * 0.75)
+    assert metrics.rouge_l(words("a b c d"), [refs]) == pytest.approx(first)
+    assert metrics.rouge_l(words("a b c d"), [refs], beta=1) == pytest.approx(2 * 0.75 / 1.75)
+    assert metrics.rouge_l(words("c b a"), [words("a b c")]) == pytest.approx(1 / 3)
+    gaps = 2.44 * 0.6 / (1 + 1.44 * 0.6)  # P = 3/5, R = 1
+    hypotheses = [*words("a x b y c"), [], ["q"]]
+    assert metrics.rouge_l(hypotheses, [words("a b c")] * 3) == pytest.approx(gaps / 3)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -261,6 +394,19 @@ BAD = {
     "unpaired rows": lambda: metrics.two_way(D[:1], D),  # would broadcast
     "one pair": lambda: metrics.two_way(D[:1], D[:1]),
     "NaN queries": lambda: metrics.two_way(D + NAN, D),
+    "logits for probabilities": lambda: metrics.inception_score(torch.ones(2, 3), 1),
+    "negative probabilities": lambda: metrics.inception_score([[2, -1], [1, 0]], 1),
+    "NaN probabilities": lambda: metrics.inception_score(D * NAN, 1),
+    "one row of probabilities": lambda: metrics.inception_score([0.5, 0.5], 1),
+    "no probabilities": lambda: metrics.inception_score(D[:0], 1),
+    "an empty split": lambda: metrics.inception_score(D / 2, 3),
+    "no captions": lambda: metrics.bleu([], []),
+    "no captions, ROUGE": lambda: metrics.rouge_l([], []),
+    "a caption without its list": lambda: metrics.bleu([["a"], ["b"]], [[["a"]]]),
+    "a list without its caption": lambda: metrics.rouge_l([["a"]], [[["a"]], [["b"]]]),
+    "no reference": lambda: metrics.bleu([["a"]], [[]]),
+    "text for tokens": lambda: metrics.rouge_l(["a b"], [[["a"]]]),
+    "one reference, no list": lambda: metrics.bleu([["a"]], [["a"]]),  # would count letters
 }
 
 
