@@ -85,6 +85,10 @@ def test_theory_table(name):
     assert {key: verdict for key, verdict, _ in rows} == module.VERDICTS
     assert [test for *_, test in rows if not hasattr(module, test)] == []
     assert (ROOT / "figures" / f"theory-{name}.png").exists()
+    every = re.findall(r"\| (holds|fails|needs a condition) \|", text)
+    told = re.search(r"statements (\d+) holds\D+, (\d+) hold\D+, (\d+) fail", README).groups()
+    counts = [every.count(word) for word in ("holds", "needs a condition", "fails")]
+    assert [int(n) for n in told] == counts
 
 
 @pytest.mark.slow
