@@ -81,13 +81,13 @@ def gamma_star(cM, F, z):
 
 
 def best_gamma(cM, F, z):
-    """What `--gamma auto` takes: the best mean cosine at 41 points within a factor 4 of gamma_star.
+    """What `--gamma auto` takes: the best mean cosine at 0 and 41 points around gamma_star.
 
-    gamma_star is exact for one sample (0 stays 0); over samples whose |cM| and cos(z, F) differ,
-    the maximum of the mean lies elsewhere nearby: on glyphs at 1.5 times, worth 0.0005."""
-    grid = gamma_star(cM, F, z) * 4 ** torch.linspace(-1, 1, 41)
+    gamma_star is exact for one sample; over samples whose |cM| and cos(z, F) differ, the maximum of
+    the mean lies elsewhere: on glyphs at 1.5 times, worth 0.0005 (theory/gamma.py, G9)."""
+    grid = gamma_star(cM, F, z) * 4 ** torch.linspace(-1, 1, 41)  # within a factor 4
     score = lambda gamma: fn.cosine_similarity(z, cM + gamma * F).mean().item()
-    return max(grid.tolist(), key=score)
+    return max([0.0, *grid.tolist()], key=score)
 
 
 # ---------------------------------------------------------------------------------------------

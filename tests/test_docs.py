@@ -1,5 +1,6 @@
 """The README against the code: equation tags, stars, commands, files. And the slow mutant run."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -71,6 +72,23 @@ def test_readme_files_exist():
         assert (ROOT / name).exists(), name
     for word in ("/work", "/root", "/tmp", "/mnt"):
         assert word not in README
+
+
+@pytest.mark.parametrize("name", ["lemma1", "proposition1", "gamma", "sampling"])
+def test_theory_table(name):
+    """Otherwise theory/README.md gives another verdict than the script, or names a lost test."""
+    text = (ROOT / "theory" / "README.md").read_text()
+    section = text.split(f": `{name}.py`\n")[1].split("\n## ")[0]
+    row = r"^\| ([LPGS]\d+) \|.*\| (holds|fails|needs a condition) \|.*\| `(\w+)` \|$"
+    rows = re.findall(row, section, re.M)
+    module = importlib.import_module(f"test_{name}")
+    assert {key: verdict for key, verdict, _ in rows} == module.VERDICTS
+    assert [test for *_, test in rows if not hasattr(module, test)] == []
+    assert (ROOT / "figures" / f"theory-{name}.png").exists()
+    every = re.findall(r"\| (holds|fails|needs a condition) \|", text)
+    told = re.search(r"statements (\d+) holds\D+, (\d+) hold\D+, (\d+) fail", README).groups()
+    counts = [every.count(word) for word in ("holds", "needs a condition", "fails")]
+    assert [int(n) for n in told] == counts
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from theory import report
 from theory.proposition1 import H2, S, general, printed, probability, tail
 
 mp.mp.dps = 40
+VERDICTS = {f"P{i}": "fails" for i in range(1, 10)}
+VERDICTS |= {key: "needs a condition" for key in ("P4", "P6", "P7")}
 
 
 def exact(b, exponent):
@@ -201,9 +203,7 @@ def test_guarantee_covers():
 def test_claims_and_figure():
     """Otherwise a verdict changed, or a corrected statement fails its own check."""
     claims = p1.claims()
-    assert [c.key for c in claims] == [f"P{i}" for i in range(1, 10)]
-    words = {"P4": "needs a condition", "P6": "needs a condition", "P7": "needs a condition"}
-    assert [c.verdict for c in claims] == [words.get(c.key, "fails") for c in claims]
+    assert {c.key: c.verdict for c in claims} == VERDICTS
     assert all(c.corrected_holds is True and c.printed_holds is False for c in claims)
     assert len(p1.figure().axes) == 3
 
