@@ -1,5 +1,6 @@
 """
-encoders.py: frozen encoders E(x) -> latent vectors, and the cache that keeps the vectors on disk.
+encoders.py: frozen encoders E(x) -> latent vectors, the cache that keeps the vectors on disk, and
+a decoder that writes captions from them.
 
 MT  "Modality Translation through Conditional Encoder-Decoder". Its Table 1: CLIP ViT-B/32 (512
     numbers), ViT-L/14 (768), "RNx50" (640: that is RN50x4), BERT (768), DINOv2 large (1024).
@@ -9,12 +10,16 @@ Map      make        spec -> Encoder      image: pca[:128], clip:NAME[@WEIGHTS],
          from_state  checkpoint -> the same Encoder
          encode      items -> (N, d) on disk: done once, resumed if killed, checked when opened
          encode_split        a data set -> Latents, what training and evaluation see
+         make_captioner      -> Captioner, a language model that reads a latent: ClipCap, CapDec
+         fit_captioner       trains it; noise_level: the noise that CapDec adds, measured
+         captioner_from_state        checkpoint -> the same Captioner
          fit_clip    trains a small CLIP on a data set's pairs, for clip:local-dir:FOLDER
 Rules    latents are raw; the network is used only with download=True; an encoder without its
          weights is an error, never a random network; pickles stay closed
 Letters  N items, n items of a batch, d width of a latent, D width before a projection
 Differs  MT does not say which vector of BERT it takes: here the raw [CLS] of the last layer, and
-         for DINOv2 the LayerNormed one that it calls pooler
+         for DINOv2 the LayerNormed one that it calls pooler. Captions end in EOS, which is learned;
+         ClipCap stops at the first full stop
 Try      python encoders.py image pca             (or: text bert --download)
          python encoders.py --fit clip           a CLIP for the glyphs, ten minutes on two cores
 """
@@ -41,6 +46,7 @@ import numpy as np
 import torch
 import torch.nn.functional as fn
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
 from data import NAMES, DataError, digest, load
@@ -55,6 +61,7 @@ POOLINGS = {"image": ["pooler", "cls", "mean", "cls+mean"], "text": ["cls", "poo
 STATE = ("spec", "modality", "fingerprint", "dim", "pooling", "arrays")
 DIRECTIONS = ("text->image", "image->text")
 SIDE = 32  # pixels that PCA sees
+MOST = 64  # tokens of a caption, EOS included
 FLUSH = 5.0  # seconds of encoding that a killed run may lose
 PROBE = "Two cafés, 3.5 km apart: the 2nd isn't OPEN!"  # its token ids tell tokenizers apart
 say = lambda line: tqdm.write(line, file=sys.stderr)  # beside a progress bar
@@ -328,25 +335,24 @@ def clip(spec, modality, device, download):
     return measured(Encoder(spec, modality, name, None, prepare, run))
 
 
-def load_hf(spec, name, modality, download, pooling):
-    """(model, tokenizer or image processor, names of weights that no file has and nobody uses)."""
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
-    Tool = AutoTokenizer if modality == "text" else AutoImageProcessor
+def load_hf(spec, name, Model, Tool, download, spare=()):
+    """(model, tokenizer or image processor, names of weights that no file has). Only weights with
+    a word of `spare` in their name may be lost: transformers fills them with noise, and logs it."""
     options = dict(local_files_only=not download, trust_remote_code=False)
     safe = dict(use_safetensors=True, output_loading_info=True)
     try:
         with hub(download):
-            model, info = AutoModel.from_pretrained(name, **safe, **options)
+            model, info = Model.from_pretrained(name, **safe, **options)
             tool = Tool.from_pretrained(name, **options)
     except Exception as error:
         if not os.path.isdir(name):
             raise missing(spec, name, download, error) from error
-        tool = "tokenizer.json" if modality == "text" else "preprocessor_config.json"
+        images = Tool.__name__ == "AutoImageProcessor"
+        tool = "preprocessor_config.json" if images else "tokenizer.json"
         needs = f"config.json, {tool}, model.safetensors (pickled weights are not read)"
         raise EncoderError(f"{spec}: {reason(error)}; the folder needs {needs}") from error
     lost = set(info["missing_keys"])
-    random = [k for k in lost if pooling == "pooler" or "pooler" not in k]
+    random = [k for k in lost if not any(word in k for word in spare)]
     if random:
         raise EncoderError(f"{spec}: the files lack {len(random)} weights, such as {min(random)}")
     return model.float().eval(), tool, lost
@@ -354,7 +360,11 @@ def load_hf(spec, name, modality, download, pooling):
 
 def hugging_face(spec, name, modality, device, download, pooling):
     """A transformers model with last_hidden_state (n, tokens, width), pooled to one vector."""
-    model, tool, lost = load_hf(spec, os.path.expanduser(name), modality, download, pooling)
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    Tool = AutoTokenizer if modality == "text" else AutoImageProcessor
+    name, spare = os.path.expanduser(name), () if pooling == "pooler" else ("pooler",)
+    model, tool, lost = load_hf(spec, name, AutoModel, Tool, download, spare)
     first = 1 + getattr(model.config, "num_register_tokens", 0)  # of an image's patches
     prepare, inputs, looks = hf_inputs(tool, model, modality)
 
@@ -593,6 +603,175 @@ def encode_split(split, E_image, E_text, cache_dir):
     kept = ~np.isin(split.pairs[:, 0], lost)
     full, bare = np.flatnonzero(kept & ~split.bare), np.flatnonzero(kept & split.bare)
     return Latents(image, text, split.pairs, full, bare)
+
+
+# --------------------------------------------------------------------------------------------------
+# decoders: from a latent to a caption
+
+
+class Captioner(nn.Module):
+    """A causal language model that continues `prefix` vectors, made from a latent by an MLP.
+
+    ClipCap (arXiv 2111.09734): trained on image latents. CapDec (2211.00575): on text latents plus
+    noise, without images, then it reads latents of images. Latents are raw; it sets their length.
+    """
+
+    def __init__(self, h, lm, tokenizer, prefix=10):
+        super().__init__()
+        from transformers import GenerationConfig
+
+        self.h, self.prefix, self.lm, self.tokenizer = h, prefix, lm, tokenizer
+        self.eos, width = tokenizer.eos_token_id, lm.get_input_embeddings().weight.shape[1]
+        inner, outer = width * prefix // 2, width * prefix
+        self.map = nn.Sequential(nn.Linear(h, inner), nn.Tanh(), nn.Linear(inner, outer))
+        lm.generation_config = GenerationConfig()  # a hub model may bring penalties of its own
+
+    def read(self, latents, noise=0.0, generator=None):
+        """(B, prefix, width) for latents (B, h); noise: see `loss`."""
+        z = fn.normalize(latents, dim=1)
+        if noise:  # drawn on the CPU: the same numbers for any device
+            z = fn.normalize(z + noise * torch.randn(z.shape, generator=generator).to(z.device))
+        # sqrt(h): inputs of mean square 1, so that the first prefixes differ between latents
+        return self.map(z * self.h**0.5).unflatten(1, (self.prefix, -1))
+
+    def tokens(self, captions):
+        """ids (B, L): caption, EOS, padding, cut at MOST; mask (B, L): False on the padding."""
+        ids = self.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
+        rows = [torch.tensor([*row, self.eos][:MOST]) for row in ids]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.eos)
+        return ids, torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in rows])
+
+    def loss(self, latents, captions, noise=0.0, generator=None):
+        """Mean cross-entropy, over their tokens and EOS, of B captions given latents (B, h).
+
+        noise: standard deviation per coordinate of CapDec's Gaussian, for latents of length 1;
+        they get length 1 again afterwards."""
+        ids, mask = (x.to(latents.device) for x in self.tokens(captions))
+        prefix = self.read(latents, noise, generator)
+        x = torch.cat([prefix, self.lm.get_input_embeddings()(ids)], 1)
+        # no attention mask: the padding is on the right, where a causal model does not look
+        logits = self.lm(inputs_embeds=x).logits[:, self.prefix - 1 : -1]  # (B, L, words)
+        return fn.cross_entropy(logits[mask], ids[mask])
+
+    @torch.no_grad()
+    def generate(self, latents, beams=5, batch=256):
+        """A caption for each of the latents (N, h), by beam search; beams=1 is greedy."""
+        unknown = self.tokenizer.unk_token_id
+        banned = None if unknown in (None, self.eos) else [unknown]
+        how = dict(eos_token_id=self.eos, pad_token_id=self.eos, suppress_tokens=banned)
+        how |= dict(max_new_tokens=MOST, num_beams=beams, do_sample=False)
+        captions = []
+        self.eval()
+        for z in latents.split(batch):
+            x = self.read(z)
+            mask = torch.ones(x.shape[:2], dtype=torch.long, device=x.device)
+            out = self.lm.generate(inputs_embeds=x, attention_mask=mask, **how)  # without prefix
+            captions += self.tokenizer.batch_decode(out, skip_special_tokens=True)
+        return [" ".join(caption.split()) for caption in captions]
+
+    def state(self):
+        """All there is to it, a large model's weights too: `captioner_from_state` asks no hub."""
+        tool = self.tokenizer
+        words = dict(tokenizer=tool.backend_tokenizer.to_str(), eos=tool.eos_token)
+        model = dict(config=self.lm.config.to_json_string(), weights=self.state_dict())
+        return dict(h=self.h, prefix=self.prefix, unk=tool.unk_token, **words, **model)
+
+
+def captioner_from_state(state, device="cpu"):
+    """The Captioner whose `state()` this is; torch.load(weights_only=True) can read it."""
+    from tokenizers import Tokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        tool = fast_tokenizer(Tokenizer.from_str(state["tokenizer"]), state["eos"], state["unk"])
+        config = AutoConfig.for_model(**json.loads(state["config"]))
+        lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False).float()
+        captioner = Captioner(state["h"], lm, tool, state["prefix"])
+        captioner.load_state_dict(state["weights"])
+    except Exception as error:  # anything may be in a file
+        raise EncoderError(f"this is not the state of a captioner: {reason(error)}") from error
+    return captioner.to(device).eval()
+
+
+def fast_tokenizer(tool, eos, unk):
+    from transformers import PreTrainedTokenizerFast
+
+    options = dict(eos_token=eos, unk_token=unk, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tool, **options)
+
+
+def word_tokenizer(captions):
+    """One token a word: the 10,000 commonest, in lower case; "t-shirt" is one, a comma too."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    tool = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tool.normalizer = normalizers.Lowercase()
+    words = Regex(r"\w+(?:[-'’.]\w+)*|[^\w\s]")
+    tool.pre_tokenizer = pre_tokenizers.Split(words, "removed", invert=True)
+    special = dict(special_tokens=["<eos>", "<unk>"], show_progress=False)
+    tool.train_from_iterator(captions, trainers.WordLevelTrainer(vocab_size=10_000, **special))
+    return fast_tokenizer(tool, "<eos>", "<unk>")
+
+
+def make_captioner(h, lm="scratch", captions=(), download=False, seed=0, layers=2, width=128):
+    """A Captioner to be trained, for latents h wide.
+
+    lm   "scratch": a small GPT-2 (layers, width) whose words are those of `captions`;
+         else a causal language model of huggingface.co, or its folder (gpt2 is ClipCap's)
+    Raises EncoderError if there are no words, or if the model is not there or not whole."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)  # for the first weights
+    if lm != "scratch":
+        name = os.path.expanduser(lm)
+        model, tool, _ = load_hf(lm, name, AutoModelForCausalLM, AutoTokenizer, download)
+        if not tool.is_fast or tool.eos_token is None:
+            raise EncoderError(f"{lm}: needs a tokenizer.json and an end-of-text token")
+        tool = fast_tokenizer(tool.backend_tokenizer, tool.eos_token, tool.unk_token)
+        return Captioner(h, model, tool)
+    tool, prefix = word_tokenizer(captions), 4  # with ClipCap's 10 a step takes 1.7 times as long
+    if len(tool) == 2:
+        raise EncoderError(f"a captioner needs captions to learn words from, got {len(captions)}")
+    size = dict(n_embd=width, n_layer=layers, n_head=4, n_positions=prefix + MOST)
+    drop = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    ends = dict(bos_token_id=tool.eos_token_id, eos_token_id=tool.eos_token_id)
+    config = GPT2Config(vocab_size=len(tool), **size, **drop, **ends)
+    return Captioner(h, GPT2LMHeadModel(config), tool, prefix)
+
+
+def fit_captioner(
+    model, latents, captions, rows, noise=0.0, steps=2000, batch=32, lr=2e-3, seed=0, desc="words"
+):
+    """Trains all of a Captioner, in place; returns it.
+
+    latents  (N, h) array or memory map; captions (L,) strings
+    rows     (P, 2) integers: row (i, j) says that caption j is to be written for latent i
+    noise    ClipCap: 0. CapDec, with text latents and rows (j, j): up to `noise_level`, to be
+             chosen on validation captions; on glyphs a quarter to a half was best
+    lr       2e-3 is for "scratch"; ClipCap tunes GPT-2 with 2e-5"""
+    from transformers import get_cosine_schedule_with_warmup
+
+    torch.manual_seed(seed)  # for dropout
+    g, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
+    optimizer = torch.optim.AdamW(model.parameters(), lr, fused=True)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    model.train()
+    for _ in tqdm(range(steps), desc, disable=None):
+        i, j = rows[torch.randint(len(rows), (batch,), generator=g).numpy()].T
+        z, words = torch.from_numpy(latents[i]).to(device), [captions[k] for k in j.tolist()]
+        loss = model.loss(z, words, noise, g)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+def noise_level(z_hat, z):
+    """sqrt(mean((unit(z_hat) - unit(z))^2)) over rows and coordinates, both (N, h): the error per
+    coordinate that the decoder of a translator will meet."""
+    return (fn.normalize(z_hat, dim=1) - fn.normalize(z, dim=1)).square().mean().sqrt().item()
 
 
 # --------------------------------------------------------------------------------------------------
