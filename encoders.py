@@ -11,7 +11,7 @@ Map      make        spec -> Encoder      image: pca[:128], clip:NAME[@WEIGHTS],
          encode      items -> (N, d) on disk: done once, resumed if killed, checked when opened
          encode_split        a data set -> Latents, what training and evaluation see
          make_captioner      -> Captioner, a language model that reads a latent: ClipCap, CapDec
-         fit_captioner       trains it; noise_level: the noise that CapDec adds, measured
+         fit_captioner       trains it; errors: the noise that CapDec needs, measured
          captioner_from_state        checkpoint -> the same Captioner
          fit_clip    trains a small CLIP on a data set's pairs, for clip:local-dir:FOLDER
 Rules    latents are raw; the network is used only with download=True; an encoder without its
@@ -629,8 +629,12 @@ class Captioner(nn.Module):
     def read(self, latents, noise=0.0, generator=None):
         """(B, prefix, width) for latents (B, h); noise: see `loss`."""
         z = fn.normalize(latents, dim=1)
-        if noise:  # drawn on the CPU: the same numbers for any device
-            z = fn.normalize(z + noise * torch.randn(z.shape, generator=generator).to(z.device))
+        if torch.is_tensor(noise):  # drawn on the CPU: the same numbers for any device
+            some = noise[torch.randint(len(noise), (len(z),), generator=generator)]
+            z = fn.normalize(z + some.to(z.device), dim=1)
+        elif noise:
+            some = noise * torch.randn(z.shape, generator=generator)
+            z = fn.normalize(z + some.to(z.device), dim=1)
         # sqrt(h): inputs of mean square 1, so that the first prefixes differ between latents
         return self.map(z * self.h**0.5).unflatten(1, (self.prefix, -1))
 
@@ -644,8 +648,8 @@ class Captioner(nn.Module):
     def loss(self, latents, captions, noise=0.0, generator=None):
         """Mean cross-entropy, over their tokens and EOS, of B captions given latents (B, h).
 
-        noise: standard deviation per coordinate of CapDec's Gaussian, for latents of length 1;
-        they get length 1 again afterwards."""
+        noise: standard deviation per coordinate of CapDec's Gaussian, for latents of length 1; or
+        measured `errors` (N, h), of which one is drawn for each. Then they get length 1 again."""
         ids, mask = (x.to(latents.device) for x in self.tokens(captions))
         prefix = self.read(latents, noise, generator)
         x = torch.cat([prefix, self.lm.get_input_embeddings()(ids)], 1)
@@ -659,7 +663,7 @@ class Captioner(nn.Module):
         unknown = self.tokenizer.unk_token_id
         banned = None if unknown in (None, self.eos) else [unknown]
         how = dict(eos_token_id=self.eos, pad_token_id=self.eos, suppress_tokens=banned)
-        how |= dict(max_new_tokens=MOST, num_beams=beams, do_sample=False)
+        how |= dict(min_new_tokens=1, max_new_tokens=MOST, num_beams=beams, do_sample=False)
         captions = []
         self.eval()
         for z in latents.split(batch):
@@ -746,8 +750,8 @@ def fit_captioner(
 
     latents  (N, h) array or memory map; captions (L,) strings
     rows     (P, 2) integers: row (i, j) says that caption j is to be written for latent i
-    noise    ClipCap: 0. CapDec, with text latents and rows (j, j): up to `noise_level`, to be
-             chosen on validation captions; on glyphs a quarter to a half was best
+    noise    ClipCap: 0. CapDec, with text latents and rows (j, j): the translator's `errors`, or
+             the standard deviation of a Gaussian, of at most the errors' own
     lr       2e-3 is for "scratch"; ClipCap tunes GPT-2 with 2e-5"""
     from transformers import get_cosine_schedule_with_warmup
 
@@ -768,10 +772,11 @@ def fit_captioner(
     return model.eval()
 
 
-def noise_level(z_hat, z):
-    """sqrt(mean((unit(z_hat) - unit(z))^2)) over rows and coordinates, both (N, h): the error per
-    coordinate that the decoder of a translator will meet."""
-    return (fn.normalize(z_hat, dim=1) - fn.normalize(z, dim=1)).square().mean().sqrt().item()
+def errors(z_hat, z):
+    """unit(z_hat) - unit(z), both (N, h): what a decoder that reads translations will meet. On
+    held-out pairs this is the noise to train it with: CapDec guesses its size, and that it is alike
+    in all directions; a translator's errors are not."""
+    return fn.normalize(z_hat, dim=1) - fn.normalize(z, dim=1)
 
 
 # --------------------------------------------------------------------------------------------------

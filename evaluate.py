@@ -793,15 +793,16 @@ def print_marks_of(table, names, digits):
 
 
 def captioner(bench, name, noise):
-    """A decoder of latents into words, trained on the run's captions once; kept in RUN/name.pt.
+    """A decoder of latents into words, trained on the run's captions once; kept in RUN/NAME.pt.
 
-    "capdec" reads text latents with noise, and sees no image; "clipcap" reads image latents."""
+    "capdec": trained on text latents with noise, without images; "clipcap": on image latents."""
     run, latents, captions = bench.run, bench.training, bench.train_set.captions
     source, pairs = latents.text, latents.pairs[latents.full]
     rows = pairs[:, [1, 1]] if name == "capdec" else pairs
     if name == "clipcap":
         source = latents.image
-    stamp = {"data": bench.train_set.key, "lm": bench.lm, "noise": noise}
+    size = float(noise.square().mean().sqrt()) if torch.is_tensor(noise) else noise
+    stamp = {"data": bench.train_set.key, "lm": bench.lm, "noise": [str(type(noise)), size]}
     stamp["encoders"] = [run.E_image.fingerprint, run.E_text.fingerprint]
     path = os.path.join(run.folder, f"{name}.pt")
     saved = train.load(path) if os.path.exists(path) else {}
@@ -822,8 +823,7 @@ def captioning(bench):
     if not bench.has_images():
         return print("\ncaptioning: skipped, the run knows latents and no captions")
     run, there, back = bench.run, "image->text", "text->image"
-    pairs = bench.latents.pairs[bench.rows]
-    images = np.unique(pairs[:, 0])
+    images = np.unique(bench.latents.pairs[bench.rows[: bench.captions], 0])
     references = {i: [] for i in images.tolist()}
     for i, j in bench.latents.pairs[bench.latents.full].tolist():
         if i in references:
@@ -831,7 +831,8 @@ def captioning(bench):
     c = torch.from_numpy(bench.latents.image[images])
     true = torch.from_numpy(bench.latents.text[[references[i][0] for i in images.tolist()]])
     c_val, z_val = bench.validation.of(there, bench.validation.full[:2000])
-    noise = encoders.noise_level(run.translate(there, c_val), z_val)
+    errors = encoders.errors(run.translate(there, c_val), z_val)
+    noise = errors if bench.noise is None else bench.noise
     capdec, clipcap = captioner(bench, "capdec", noise), captioner(bench, "clipcap", 0.0)
     z_hats = [run.translate(there, c, s) for s in bench.seeds]
     equal = c.shape[1] == true.shape[1]
@@ -848,11 +849,13 @@ def captioning(bench):
     words = [[bench.test.captions[j] for j in references[i]] for i in images.tolist()]
     tokens = [[metrics.caption_tokens(w) for w in refs] for refs in words]
     table = {m: [caption_marks(texts, tokens) for texts in seeds] for m, seeds in answers.items()}
-    print(f"\n{bench.label('captioning')}: {len(images)} images; CapDec's noise {noise:.3f}")
+    size = errors.square().mean().sqrt()
+    what = f"{noise}" if bench.noise is not None else f"measured errors, {size:.3f} a coordinate"
+    print(f"\n{bench.label('captioning')}: {len(images)} images; CapDec's noise {what}")
     print_marks_of(table, ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l"), (1,) * 5)
     if bench.on == run.args.dataset == "coco":
         print(TABLE_5)
-    note = {"images": len(images), "noise": noise, "lm": bench.lm, "seeds": bench.seeds}
+    note = {"images": len(images), "noise": what, "lm": bench.lm, "seeds": bench.seeds}
     write_json(bench.path("captioning", ".json"), {**note, "rows": table})
     draw_captions(bench, images, {m: seeds[0] for m, seeds in answers.items()}, words, tokens)
 
@@ -979,7 +982,8 @@ class Bench:
 
     def __init__(self, run, args):
         self.run, self.limit, self.pool = run, args.limit or 5000, args.pool
-        self.lm, self.download = args.lm, args.download
+        self.lm, self.noise, self.download = args.lm, args.noise, args.download
+        self.captions = args.limit or 1000
         self.seeds, self.report = list(range(args.seeds)), Report(run.folder)
         self.on = args.on or run.args.dataset
         self.other = self.on != run.args.dataset
@@ -1679,6 +1683,8 @@ def parse(argv=None):
     a("--steps", type=int, help="--pairs: training steps (default: those of train.py)")
     lm = "captioning: a small GPT-2 made here (scratch), or one of Hugging Face, ID or folder"
     a("--lm", default="scratch", help=lm)
+    noise = "captioning: CapDec's Gaussian noise; default: the translator's errors on validation"
+    a("--noise", type=float, help=noise)
     karlo = "draw with Karlo (package diffusers), from CLIP ViT-L/14 image latents; ID or folder"
     a("--karlo", nargs="?", const="kakaobrain/karlo-v1-alpha-image-variations", help=karlo)
     a("--first-look", action="store_true", help="few tasks, and nothing that trains or is slow")
@@ -1709,6 +1715,15 @@ def tasks_of(args, model):
     return [task for task in there if task != "parts"]
 
 
+def peak_memory():
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB on Linux
+    return f", peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GiB"
+
+
 def usable(device):
     try:
         torch.empty(1, device=device)
@@ -1733,7 +1748,9 @@ def main(argv=None):
         bench = Bench(Run(args.run, device, args.download), args)
     print(bench.headline())
     for task in tasks:
+        began = time.time()
         (TASKS | BRIDGE_TASKS)[task](bench)
+        print(f"[{task}: {time.time() - began:.0f} s{peak_memory()}]")
     print(f"\n{time.time() - start:.0f} s; rows in {bench.report.path}")
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import encoders
 from data import Strings
-from encoders import EncoderError, captioner_from_state, fit_captioner, make_captioner, noise_level
+from encoders import EncoderError, captioner_from_state, fit_captioner, make_captioner
 
 H, SMALL = 11, dict(width=32)
 NOUNS = "cat dog bird moon fish".split()
@@ -94,11 +94,18 @@ def test_noise_before_length_1():
     assert (seen[:, 1:].std(1) / seen[:, 0]).tolist() == pytest.approx([0.03] * 3, rel=0.1)
 
 
-def test_noise_level_by_hand():
-    """Otherwise the level is a sum, a mean length, or depends on the lengths of the latents."""
+def test_errors_are_the_noise_by_hand():
+    """Otherwise errors depend on the latents' lengths, or other noise is added."""
     z_hat, z = torch.tensor([[3.0, 0, 0], [0, 5, 0]]), torch.tensor([[0, 0.1, 0], [0, 3, 4]])
-    # the differences are (1, -1, 0) and (0, 0.4, -0.8)
-    assert noise_level(z_hat, z) == pytest.approx(((1 + 1 + 0.16 + 0.64) / 6) ** 0.5)
+    errors = encoders.errors(z_hat, z)
+    assert torch.allclose(errors, torch.tensor([[1.0, -1, 0], [0, 0.4, -0.8]]))
+    captioner = make_captioner(3, captions=CAPTIONS, **SMALL)
+    captioner.map = torch.nn.Identity()
+    captioner.prefix = 1
+    seen = captioner.read(9 * z[:1].expand(400, 3), errors, torch.Generator().manual_seed(0))
+    found, count = (seen[:, 0] / 3**0.5).unique(dim=0, return_counts=True)
+    expected = [[0.0, 1.4 / 2.6**0.5, -0.8 / 2.6**0.5], [1.0, 0.0, 0.0]]  # (0, 1, 0) plus each
+    assert torch.allclose(found, torch.tensor(expected), atol=1e-6) and count.min() > 150
 
 
 def test_words(learned):
