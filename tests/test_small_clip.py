@@ -41,8 +41,8 @@ def colours():
     images.append(AssertionError("a bare pair was read"))
     order = np.random.default_rng(0).permutation(11)
     captions = [f"a {COLOURS[i]} wall" for i in order] + ["a wall"]
-    pairs = np.array([*zip(order, range(11), strict=True), (11, 11)])
-    return Split(images, captions, pairs, np.arange(12) == 11, "")
+    pairs = np.array([(11, 11), *zip(order, range(11), strict=True)])
+    return Split(images, captions, pairs, np.arange(12) == 0, "")
 
 
 def fit(out, split=None, steps=3, batch=5, scale=100, seed=0, device="cpu"):
