@@ -896,7 +896,7 @@ def fit_clip(train, val, out, steps, batch, scale, seed, device):
     scale: what multiplies the cosines in the softmax, at most 100; 0: learned, from 1 / 0.07.
     Returns the model. EncoderError: `out` exists, wrong numbers, no pictures with captions."""
     import open_clip
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     out = os.path.normpath(os.path.expanduser(out))
     part = out + ".part"
@@ -919,7 +919,7 @@ def fit_clip(train, val, out, steps, batch, scale, seed, device):
         os.makedirs(part, exist_ok=True)  # no disk: an error now, not after ten minutes
         train_clip(model.to(device), train, steps, batch, seed, reporter(model, val))
         weights = {k: x.cpu().contiguous() for k, x in model.state_dict().items()}
-        save_file(weights, os.path.join(part, "open_clip_model.safetensors"))
+        Path(part, "open_clip_model.safetensors").write_bytes(save(weights))
         config = {"model_cfg": SMALL, "preprocess_cfg": LOOKS}  # an ordinary open_clip checkpoint
         write_json(os.path.join(part, "open_clip_config.json"), config)
         os.replace(part, out)
