@@ -11,7 +11,7 @@ Map      make        spec -> Encoder      image: pca[:128], clip:NAME[@WEIGHTS],
          encode      items -> (N, d) on disk: done once, resumed if killed, checked when opened
          encode_split        a data set -> Latents, what training and evaluation see
          make_captioner      -> Captioner, a language model that reads a latent: ClipCap, CapDec
-         fit_captioner       trains it; errors: the noise that CapDec needs, measured
+         fit_captioner       trains it; noise_level: the error that a translation has
          captioner_from_state        checkpoint -> the same Captioner
          fit_clip    trains a small CLIP on a data set's pairs, for clip:local-dir:FOLDER
 Rules    latents are raw; the network is used only with download=True; an encoder without its
@@ -335,24 +335,25 @@ def clip(spec, modality, device, download):
     return measured(Encoder(spec, modality, name, None, prepare, run))
 
 
-def load_hf(spec, name, Model, Tool, download, spare=()):
-    """(model, tokenizer or image processor, names of weights that no file has). Only weights with
-    a word of `spare` in their name may be lost: transformers fills them with noise, and logs it."""
+def load_hf(spec, name, modality, download, pooling, Model="AutoModel"):
+    """(model, tokenizer or image processor, names of weights that no file has and nobody uses)."""
+    import transformers
+
+    Tool = transformers.AutoTokenizer if modality == "text" else transformers.AutoImageProcessor
     options = dict(local_files_only=not download, trust_remote_code=False)
     safe = dict(use_safetensors=True, output_loading_info=True)
     try:
         with hub(download):
-            model, info = Model.from_pretrained(name, **safe, **options)
+            model, info = getattr(transformers, Model).from_pretrained(name, **safe, **options)
             tool = Tool.from_pretrained(name, **options)
     except Exception as error:
         if not os.path.isdir(name):
             raise missing(spec, name, download, error) from error
-        images = Tool.__name__ == "AutoImageProcessor"
-        tool = "preprocessor_config.json" if images else "tokenizer.json"
+        tool = "tokenizer.json" if modality == "text" else "preprocessor_config.json"
         needs = f"config.json, {tool}, model.safetensors (pickled weights are not read)"
         raise EncoderError(f"{spec}: {reason(error)}; the folder needs {needs}") from error
     lost = set(info["missing_keys"])
-    random = [k for k in lost if not any(word in k for word in spare)]
+    random = [k for k in lost if pooling == "pooler" or "pooler" not in k]
     if random:
         raise EncoderError(f"{spec}: the files lack {len(random)} weights, such as {min(random)}")
     return model.float().eval(), tool, lost
@@ -360,11 +361,7 @@ def load_hf(spec, name, Model, Tool, download, spare=()):
 
 def hugging_face(spec, name, modality, device, download, pooling):
     """A transformers model with last_hidden_state (n, tokens, width), pooled to one vector."""
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-
-    Tool = AutoTokenizer if modality == "text" else AutoImageProcessor
-    name, spare = os.path.expanduser(name), () if pooling == "pooler" else ("pooler",)
-    model, tool, lost = load_hf(spec, name, AutoModel, Tool, download, spare)
+    model, tool, lost = load_hf(spec, os.path.expanduser(name), modality, download, pooling)
     first = 1 + getattr(model.config, "num_register_tokens", 0)  # of an image's patches
     prepare, inputs, looks = hf_inputs(tool, model, modality)
 
@@ -629,12 +626,8 @@ class Captioner(nn.Module):
     def read(self, latents, noise=0.0, generator=None):
         """(B, prefix, width) for latents (B, h); noise: see `loss`."""
         z = fn.normalize(latents, dim=1)
-        if torch.is_tensor(noise):  # drawn on the CPU: the same numbers for any device
-            some = noise[torch.randint(len(noise), (len(z),), generator=generator)]
-            z = fn.normalize(z + some.to(z.device), dim=1)
-        elif noise:
-            some = noise * torch.randn(z.shape, generator=generator)
-            z = fn.normalize(z + some.to(z.device), dim=1)
+        if noise:  # drawn on the CPU: the same numbers for any device
+            z = fn.normalize(z + noise * torch.randn(z.shape, generator=generator).to(z.device))
         # sqrt(h): inputs of mean square 1, so that the first prefixes differ between latents
         return self.map(z * self.h**0.5).unflatten(1, (self.prefix, -1))
 
@@ -648,8 +641,8 @@ class Captioner(nn.Module):
     def loss(self, latents, captions, noise=0.0, generator=None):
         """Mean cross-entropy, over their tokens and EOS, of B captions given latents (B, h).
 
-        noise: standard deviation per coordinate of CapDec's Gaussian, for latents of length 1; or
-        measured `errors` (N, h), of which one is drawn for each. Then they get length 1 again."""
+        noise: standard deviation per coordinate of CapDec's Gaussian, for latents of length 1;
+        they get length 1 again afterwards."""
         ids, mask = (x.to(latents.device) for x in self.tokens(captions))
         prefix = self.read(latents, noise, generator)
         x = torch.cat([prefix, self.lm.get_input_embeddings()(ids)], 1)
@@ -723,12 +716,12 @@ def make_captioner(h, lm="scratch", captions=(), download=False, seed=0, layers=
     lm   "scratch": a small GPT-2 (layers, width) whose words are those of `captions`;
          else a causal language model of huggingface.co, or its folder (gpt2 is ClipCap's)
     Raises EncoderError if there are no words, or if the model is not there or not whole."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)  # for the first weights
     if lm != "scratch":
-        name = os.path.expanduser(lm)
-        model, tool, _ = load_hf(lm, name, AutoModelForCausalLM, AutoTokenizer, download)
+        name, Model = os.path.expanduser(lm), "AutoModelForCausalLM"
+        model, tool, _ = load_hf(lm, name, "text", download, "pooler", Model)  # no weight may lack
         if not tool.is_fast or tool.eos_token is None:
             raise EncoderError(f"{lm}: needs a tokenizer.json and an end-of-text token")
         tool = fast_tokenizer(tool.backend_tokenizer, tool.eos_token, tool.unk_token)
@@ -750,8 +743,8 @@ def fit_captioner(
 
     latents  (N, h) array or memory map; captions (L,) strings
     rows     (P, 2) integers: row (i, j) says that caption j is to be written for latent i
-    noise    ClipCap: 0. CapDec, with text latents and rows (j, j): the translator's `errors`, or
-             the standard deviation of a Gaussian, of at most the errors' own
+    noise    ClipCap: 0. CapDec, with text latents and rows (j, j): up to `noise_level`, to be
+             chosen on validation captions; on glyphs a quarter to a half was best
     lr       2e-3 is for "scratch"; ClipCap tunes GPT-2 with 2e-5"""
     from transformers import get_cosine_schedule_with_warmup
 
@@ -772,11 +765,10 @@ def fit_captioner(
     return model.eval()
 
 
-def errors(z_hat, z):
-    """unit(z_hat) - unit(z), both (N, h): what a decoder that reads translations will meet. On
-    held-out pairs this is the noise to train it with: CapDec guesses its size, and that it is alike
-    in all directions; a translator's errors are not."""
-    return fn.normalize(z_hat, dim=1) - fn.normalize(z, dim=1)
+def noise_level(z_hat, z):
+    """sqrt(mean((unit(z_hat) - unit(z))^2)) over rows and coordinates, both (N, h): the error per
+    coordinate that the decoder of a translator will meet."""
+    return (fn.normalize(z_hat, dim=1) - fn.normalize(z, dim=1)).square().mean().sqrt().item()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -801,8 +801,7 @@ def captioner(bench, name, noise):
     rows = pairs[:, [1, 1]] if name == "capdec" else pairs
     if name == "clipcap":
         source = latents.image
-    size = float(noise.square().mean().sqrt()) if torch.is_tensor(noise) else noise
-    stamp = {"data": bench.train_set.key, "lm": bench.lm, "noise": [str(type(noise)), size]}
+    stamp = {"data": bench.train_set.key, "lm": bench.lm, "noise": noise}
     stamp["encoders"] = [run.E_image.fingerprint, run.E_text.fingerprint]
     path = os.path.join(run.folder, f"{name}.pt")
     saved = train.load(path) if os.path.exists(path) else {}
@@ -831,8 +830,8 @@ def captioning(bench):
     c = torch.from_numpy(bench.latents.image[images])
     true = torch.from_numpy(bench.latents.text[[references[i][0] for i in images.tolist()]])
     c_val, z_val = bench.validation.of(there, bench.validation.full[:2000])
-    errors = encoders.errors(run.translate(there, c_val), z_val)
-    noise = errors if bench.noise is None else bench.noise
+    level = encoders.noise_level(run.translate(there, c_val), z_val)
+    noise = level / 2 if bench.noise is None else bench.noise
     capdec, clipcap = captioner(bench, "capdec", noise), captioner(bench, "clipcap", 0.0)
     z_hats = [run.translate(there, c, s) for s in bench.seeds]
     equal = c.shape[1] == true.shape[1]
@@ -849,13 +848,12 @@ def captioning(bench):
     words = [[bench.test.captions[j] for j in references[i]] for i in images.tolist()]
     tokens = [[metrics.caption_tokens(w) for w in refs] for refs in words]
     table = {m: [caption_marks(texts, tokens) for texts in seeds] for m, seeds in answers.items()}
-    size = errors.square().mean().sqrt()
-    what = f"{noise}" if bench.noise is not None else f"measured errors, {size:.3f} a coordinate"
-    print(f"\n{bench.label('captioning')}: {len(images)} images; CapDec's noise {what}")
+    how = f"CapDec's noise {noise:.4f}, the translator's error {level:.4f} a coordinate"
+    print(f"\n{bench.label('captioning')}: {len(images)} images; {how}")
     print_marks_of(table, ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l"), (1,) * 5)
     if bench.on == run.args.dataset == "coco":
         print(TABLE_5)
-    note = {"images": len(images), "noise": what, "lm": bench.lm, "seeds": bench.seeds}
+    note = {"images": len(images), "noise": noise, "lm": bench.lm, "seeds": bench.seeds}
     write_json(bench.path("captioning", ".json"), {**note, "rows": table})
     draw_captions(bench, images, {m: seeds[0] for m, seeds in answers.items()}, words, tokens)
 
@@ -1683,7 +1681,7 @@ def parse(argv=None):
     a("--steps", type=int, help="--pairs: training steps (default: those of train.py)")
     lm = "captioning: a small GPT-2 made here (scratch), or one of Hugging Face, ID or folder"
     a("--lm", default="scratch", help=lm)
-    noise = "captioning: CapDec's Gaussian noise; default: the translator's errors on validation"
+    noise = "captioning: CapDec's noise; default half of the translator's error on validation"
     a("--noise", type=float, help=noise)
     karlo = "draw with Karlo (package diffusers), from CLIP ViT-L/14 image latents; ID or folder"
     a("--karlo", nargs="?", const="kakaobrain/karlo-v1-alpha-image-variations", help=karlo)
