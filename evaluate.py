@@ -296,8 +296,9 @@ def noise(c, seed):
 
 def ridge(c, z, c_val, z_val):
     """scikit-learn's Ridge, which has a bias; lambda by validation cosine. -> function of c."""
-    fits = [Ridge(lam).fit(c.numpy(), z.numpy()) for lam in 10.0 ** np.arange(-2, 4)]
-    answer = lambda fit: lambda c: torch.from_numpy(fit.predict(c.numpy())).float()
+    c, z = c.double().numpy(), z.double().numpy()  # float32 loses the small directions of CLIP
+    fits = [Ridge(lam).fit(c, z) for lam in 10.0 ** np.arange(-2, 4)]
+    answer = lambda fit: lambda c: torch.from_numpy(fit.predict(c.double().numpy())).float()
     return max((answer(f) for f in fits), key=lambda f: metrics.cosine(f(c_val), z_val))
 
 
