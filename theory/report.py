@@ -1,6 +1,7 @@
 """
-report.py: how the four scripts of this folder report. No mathematics here.
+report.py: how the four scripts of this folder report. No claims here; M_hat by least squares.
 
+need       refuses bad numbers; listed, unit, cosine: numbers in a row, of vectors
 Claim      one statement: as printed, corrected, and the numbers that decide
 main       prints the table of verdicts and saves the figure; with --run, the same quantities
            measured on a trained translator's held-out latents
@@ -21,7 +22,30 @@ import encoders
 import evaluate
 import train
 
+NEEDS = "needs a condition"
 EXPECTED = (data.DataError, encoders.EncoderError, train.TrainError, ValueError)
+
+
+def need(ok, message, value=None):
+    """ValueError unless all is ok; {} in the message becomes the first value that is not.
+
+    Write ok so that it is False for NaN."""
+    ok = np.asarray(ok, bool)
+    if not ok.all():
+        value, ok = np.broadcast_arrays(value, ok)
+        raise ValueError(message.format(value[~ok][0]))
+
+
+def listed(numbers, form=".3g"):
+    return "/".join(f"{x:{form}}" for x in numbers)
+
+
+def unit(x):
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-300)
+
+
+def cosine(x, y):
+    return (unit(x) * unit(y)).sum(-1)
 
 
 class Claim(NamedTuple):
@@ -33,7 +57,7 @@ class Claim(NamedTuple):
     number: str  # what decides it
     printed_holds: bool
     corrected_holds: bool
-    kind: str = "fails"  # the verdict where printed_holds is False; or "needs a condition"
+    kind: str = "fails"  # verdict where printed_holds is False; or NEEDS: that is our judgement
 
     @property
     def verdict(self):

@@ -28,13 +28,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from ddim_translator import ddim_step, make_alpha
 from latent_bridge import Kernel, dbim, grid, heun
 from theory import report
+from theory.report import NEEDS, listed, need
 
 R, H2 = 0.8386, 512  # MT Table 7, "w/o DDIM": cosine of z and c M, here taken for E[z|c]
-
-
-def demand(ok, message):
-    if not ok:
-        raise ValueError(message)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -59,13 +55,8 @@ def sample(step, denoise, z_t, alpha, S):
 def chain(a, v, printed=False):
     """G (...) of data of variance v (...) for levels a (..., S + 1) that rise from alpha_T to 1.
 
-    z0_hat - m = sqrt(a) v / V (z_t - sqrt(a) m) is exact for N(m, v), so a step t -> s multiplies
-    z_t - sqrt(a_t) m by (sqrt(a_s a_t) v + k sqrt(1 - a_t)) / V_t: k = sqrt(1 - a_s) is DDIM's.
-    DDIM      the numerator is at most sqrt(V_s V_t), by Cauchy-Schwarz, so G^2 <= v / V_T: never
-              too wide; for small steps G^2 -> v / V_T.
-    printed   k = sqrt(1 - a_t): the numerator is V_t + v (sqrt(a_s a_t) - a_t) >= V_t, so G >= 1:
-              no step removes any noise. For small steps, from alpha_T near 0, ln G^2 tends to
-              the integral of v / V over a in [0, 1]: G^2 -> v^(v / (v - 1)) for any schedule."""
+    With the exact denoiser a step t -> s multiplies z_t's deviation from its mean by one number.
+    DDIM: G^2 <= v / V_T; printed: G >= 1. Proof: README, S1."""
     v, t, s = torch.as_tensor(v, dtype=a.dtype)[..., None], a[..., :-1], a[..., 1:]
     kept = 1 - (t if printed else s)
     return (((s * t).sqrt() * v + (kept * (1 - t)).sqrt()) / (t * v + 1 - t)).prod(-1)
@@ -76,8 +67,8 @@ def gain(v, S, alpha, printed=False):
 
     Raises ValueError unless v > 0 and S is in 1..T."""
     T = len(alpha) - 1
-    demand(0 < v < math.inf, f"v = {v}: a variance is a number above 0")
-    demand(1 <= S <= T, f"S = {S}: between 1 and T = {T} steps")
+    need(0 < v < math.inf, f"v = {v}: a variance is a number above 0")
+    need(1 <= S <= T, f"S = {S}: between 1 and T = {T} steps")
     return chain(alpha[torch.linspace(T, 0, S + 1).round().long()], v, printed).item()
 
 
@@ -94,10 +85,6 @@ def monte_carlo(step, v, S, alpha, n=20_000, seed=0):
     return ratio, ratio * math.sqrt(2 / n)
 
 
-def listed(numbers):
-    return "/".join(f"{x:.3g}" for x in numbers)
-
-
 def s1():
     alpha, steps = make_alpha(1000), (50, 250, 1000)
     ratios = lambda v, printed: [gain(v, S, alpha, printed) ** 2 / v for S in steps]
@@ -108,9 +95,9 @@ def s1():
         "S1",
         "MT Eq. 3: the step z_{t-1} = sqrt(alpha_{t-1}) z0_hat + sqrt(1 - alpha_t) eps_hat, from "
         "t = T to 1, samples z.",
-        "A misprint: the second factor is sqrt(1 - alpha_{t-1}), as in DDIM. As printed no step "
-        "removes noise: the variance stays at 1 or above, and tends to v^(v/(v-1)), instead of "
-        "v. DDIM's tends to v, and is never above v / (1 - alpha_T).",
+        "Presumably a misprint for sqrt(1 - alpha_{t-1}), DDIM's second factor. As printed no step "
+        "removes noise: the variance stays at 1 or above, and tends to v^(v/(v-1)), instead of v. "
+        "DDIM's tends to v, and is never above v / (1 - alpha_T).",
         f"variance over v at S = 50/250/1000: v = 1, printed {listed(printed)} (limit "
         f"{printed_limit(1):.3g}), DDIM {listed(ddim)}; v = 1/{H2}, printed {listed(small)} (limit "
         f"{printed_limit(1 / H2):.3g}); drawn, v = 1, S = 50: {drawn[0][0]:.3g}, {drawn[1][0]:.3g}",
@@ -131,9 +118,9 @@ def conditional(R, h2, S, alpha, scale=1.0):
     |mu| = 1, so |z| is about 1 and a true sample's cosine about R. DDIM sees scale z: the mean
     comes out as (1 - sqrt(alpha_T) G) R mu, the spread as G / scale; cosine up to O(1 / h2).
     Raises ValueError unless 0 < R < 1, h2 >= 2 and scale > 0."""
-    demand(0 < R < 1, f"R = {R}: a cosine between 0 and 1, both excluded")
-    demand(h2 >= 2, f"h2 = {h2}: at least 2 numbers a latent")
-    demand(0 < scale < math.inf, f"scale = {scale}: a number above 0")
+    need(0 < R < 1, f"R = {R}: a cosine between 0 and 1, both excluded")
+    need(h2 >= 2, f"h2 = {h2}: at least 2 numbers a latent")
+    need(0 < scale < math.inf, f"scale = {scale}: a number above 0")
     v = (1 - R**2) / h2
     G = gain(v * scale**2, S, alpha)
     mean, var = (1 - alpha[-1].sqrt().item() * G) * R, G**2 / scale**2
@@ -157,7 +144,7 @@ def s2():
         f"sample has 1 and {R}. Unscaled with S = T = {long}: variance ratio {patient:.3g}",
         all(abs(r - 1) < 0.1 for r in small),
         all(abs(r - 1) < 0.1 for r in (unit[-1], patient)) and abs(cos_unit[-1] - R) < 0.01,
-        "needs a condition",
+        NEEDS,
     )
 
 
@@ -166,7 +153,7 @@ def linear_alpha(T, scaled=False):
 
     Raises ValueError for T < 2, or T < 21 if scaled: beta would reach 1."""
     low = 21 if scaled else 2
-    demand(T >= low, f"T = {T}: this schedule needs T >= {low}")
+    need(T >= low, f"T = {T}: this schedule needs T >= {low}")
     beta = torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * (1000 / T if scaled else 1)
     return torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(0)])
 
@@ -174,9 +161,7 @@ def linear_alpha(T, scaled=False):
 def start_error(alpha, m=1.0, v=1.0):
     """(share of the mean m that is lost, variance ratio, KL) of T steps of DDIM from N(0, 1).
 
-    z_T should be N(sqrt(a) m, V), a = alpha_T. Its mean is missing at the start, and DDIM is
-    affine: the samples' mean is m - sqrt(a) m G. With v = 1 and small steps G = 1: sqrt(a) is lost.
-    KL(N(sqrt(a) m, V) || N(0, 1)) = (V + a m^2 - 1 - ln V) / 2 nats a coordinate."""
+    sqrt(a) G, a = alpha_T; G^2 / v; and of z_T's law from N(0, 1), in nats. Proof: README, S3."""
     a, G = alpha[-1].item(), gain(v, len(alpha) - 1, alpha)
     V = a * v + 1 - a
     return math.sqrt(a) * G, G**2 / v, (V + a * m**2 - 1 - math.log(V)) / 2
@@ -185,9 +170,8 @@ def start_error(alpha, m=1.0, v=1.0):
 def s3():
     fixed = lambda T: linear_alpha(T, scaled=True)
     table = lambda of: zip(*(start_error(of(T)) for T in (50, 250, 1000)), strict=True)
-    (lost, _, kl), (lost_fixed, _, _), (lost_ours, _, _) = map(
-        table, (linear_alpha, fixed, make_alpha)
-    )
+    schedules = linear_alpha, fixed, make_alpha
+    (lost, _, kl), (lost_fixed, _, _), (lost_ours, _, _) = map(table, schedules)
     ends = lambda of: listed(of(T)[-1].item() for T in (50, 250, 1000))
     return report.Claim(
         "S3",
@@ -202,7 +186,7 @@ def s3():
         f"{listed(lost_ours)}",
         max(lost) < 0.05,
         max(lost_fixed + lost_ours) < 0.05,
-        "needs a condition",
+        NEEDS,
     )
 
 
@@ -217,7 +201,7 @@ def conditioned(kernel, z_0=-0.7, z_T=1.3, steps=400, paths=10_000, seed=0):
     h = d/dz_t log p(z_T | z_t) = r (z_T - r z_t) / (s_T^2 (rho_T^2 - rho_t^2)), r = s_T / s_t.
     Euler-Maruyama: means and stds are off by O(1 / steps); the last step's own noise stays.
     Raises ValueError for steps < 2 or paths < 2."""
-    demand(steps >= 2 and paths >= 2, f"steps {steps}, paths {paths}: at least 2 of each")
+    need(steps >= 2 and paths >= 2, f"steps {steps}, paths {paths}: at least 2 of each")
     rng, dt = np.random.default_rng(seed), kernel.T / steps
     times = torch.linspace(0, kernel.T, steps + 1, dtype=torch.float64)
     s, rho2, g2 = (x.numpy() for x in (*kernel.base(times), kernel.g2(times)))
@@ -281,7 +265,7 @@ def bridge_spread(sampler, n, kind="vp", mean=0.6, std=0.4):
     sampler(denoise, z_T, kernel, randn) is affine in its noises, at most n: row k of the batch
     gets 1 as its k-th noise, else 0, and the last row only 0. Truth: z_0 | z_T ~ N(mean, std^2).
     Raises ValueError unless std > 0 and n >= 1."""
-    demand(std > 0 and n >= 1, f"std {std}, n {n}: a std above 0 and at least 1 noise")
+    need(std > 0 and n >= 1, f"std {std}, n {n}: a std above 0 and at least 1 noise")
     kernel, units = Kernel(kind), iter(torch.eye(n + 1, n, dtype=torch.float64).T)
 
     def denoise(z_t, t):
@@ -324,17 +308,16 @@ def s5():
         all(abs(std / 0.4 - 1) < 0.1 for _, std in ode),
         all(std == 0 for _, std in ode)
         and all(abs(x - 1) < 0.1 for x in (boot[1], boot_ve, churn[1])),
-        "needs a condition",
+        NEEDS,
     )
 
 
 def share(kernel, t, size=1.0):
     """b^2 size^2 / (b^2 size^2 + std^2), of t's shape: z_0's part of z_t's variance given z_T.
 
-    z_0 independent of z_T, of std `size`: knowing z_t leaves 1 - share of its variance. For VE it
-    falls below 1/10 at t^2 = 9 size^2 / (1 + 9 size^2 / T^2): t = 3 size if T is large.
-    Raises ValueError unless size > 0."""
-    demand(0 < size < math.inf, f"size = {size}: the latents' std, a number above 0")
+    z_0 independent of z_T, of std `size`: knowing z_t leaves 1 - share of its variance. For VE
+    it falls below 1/10 near t = 3 size if T is large: README, S6. ValueError unless size > 0."""
+    need(0 < size < math.inf, f"size = {size}: the latents' std, a number above 0")
     _, b, std = kernel(t)
     return b**2 * size**2 / (b**2 * size**2 + std**2)
 
@@ -361,7 +344,7 @@ def s6():
         f"left: VE, size 1: {listed(ve)}; VP: {listed(vp)}; VE, size 40: {listed(large)}",
         max(ve[:2]) < 0.25,
         max(vp[:2] + large[:2]) < 0.25,
-        "needs a condition",
+        NEEDS,
     )
 
 
@@ -381,7 +364,7 @@ def figure():
         for printed, color, which in ((True, "C3", "printed"), (False, "C0", "DDIM")):
             ratio = [gain(v, S, alpha, printed) ** 2 / v for S in steps]
             left.loglog(steps, ratio, color + mark, markersize=3, label=f"{which}, {name}")
-    left.set(xlabel="steps S", ylabel="variance / true variance", ylim=(1e-4, 1e6))
+    left.set(xlabel="steps S", ylabel="variance / true variance", ylim=(1e-7, 1e6))
     left.set_title("MT Eq. 3: a sample has 1", fontsize=9)
 
     times, means, stds = conditioned(Kernel("vp"))
