@@ -878,20 +878,21 @@ def draw_captions(bench, images, answers, words, tokens, each=2):
     chosen = [[n for n in order if kind[n] == k][:each] for k in KINDS]
     chosen = [int(n) for some in chosen for n in some]
     share = {k: kind.count(k) / len(kind) for k in KINDS}
-    fig, axes = grid(len(chosen), 2, 1.0)
-    fig.set_size_inches(9, 1.1 * len(chosen) + 0.3)
+    fig = Figure(figsize=(8, 0.95 * len(chosen)), layout="constrained")
+    axes = fig.subplots(len(chosen), 2, squeeze=False, width_ratios=(1, 8))
     shown = ("ours + CapDec", "ours + ClipCap", "caption of the nearest image")
     for (left, right), n in zip(axes, chosen, strict=True):
-        show(left, bench.test.images[int(images[n])], f"{kind[n]} ({share[kind[n]]:.0%})")
-        lines = [f"{m}: {answers[m][n]}" for m in shown] + [f"reference: {words[n][0]}"]
+        show(left, bench.test.images[int(images[n])])
+        lines = [f"{kind[n].upper()}, {share[kind[n]]:.0%} of {len(images)}"]
+        lines += [f"{m}: {answers[m][n]}" for m in shown] + [f"reference: {words[n][0]}"]
         right.axis("off")
         right.text(0, 0.5, "\n".join(lines), va="center", fontsize=8, parse_math=False)
-    fig.subplots_adjust(wspace=0)
     bench.figure(fig, bench.label("captioning"))
     with open(bench.path("captions", ".txt"), "w") as f:
         for n, i in enumerate(images.tolist()):
             says = [f"  {m}: {answers[m][n]}" for m in shown]
-            print(getattr(bench.test.images, "name", str)(i), *words[n], *says, sep="\n", file=f)
+            says += [f"  reference: {w}" for w in words[n]]
+            print(f"image {getattr(bench.test.images, 'name', str)(i)}", *says, sep="\n", file=f)
 
 
 # ---------------------------------------------------------------------------------------------
