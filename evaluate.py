@@ -912,18 +912,19 @@ def gap(bench):
     )
     table = {"text": [gap_of(text, image, exam)], "text, translated": [gap_of(moved, image, exam)]}
     print_marks_of(table, ("paired", "unpaired", "distance", "mean_norm"), (3,) * 4)
-    some = slice(0, 300)
-    plane = PCA(2).fit(torch.cat([image[some], text[some]]).numpy())
+    some, across = slice(0, 300), fn.normalize(image.mean(0) - text.mean(0), dim=0)
+    along = PCA(1).fit(image - (image @ across)[:, None] * across).components_[0]
+    plane = torch.stack([across, torch.from_numpy(along).float()], 1)  # (h, 2)
     fig = Figure(figsize=(9, 4.2), layout="constrained")
-    for ax, (title, x) in zip(
-        fig.subplots(1, 2), (("before", text), ("after", moved)), strict=True
-    ):
-        a, b = (plane.transform(v[some].numpy()) for v in (image, x))
+    axes, both = fig.subplots(1, 2, sharex=True, sharey=True), {"before": text, "after": moved}
+    for ax, (title, x) in zip(axes, both.items(), strict=True):
+        a, b = ((v[some] @ plane).numpy() for v in (image, x))
         ax.plot(*np.stack([a, b], 1).transpose(2, 1, 0), color="lightgrey", lw=0.4)
         ax.plot(*a.T, ".", ms=4, label="image")
         ax.plot(*b.T, ".", ms=4, label="text" if title == "before" else "text, translated")
-        ax.set(xlabel="principal direction 1", title=f"{title} translation; lines join pairs")
+        ax.set(xlabel="along the gap", title=f"{title} translation; lines join pairs")
         ax.legend(frameon=False)
+    axes[0].set_ylabel("first principal direction")
     bench.figure(fig, bench.label("gap"))
 
 
