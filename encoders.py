@@ -408,7 +408,9 @@ def karlo(name, E_image, device, download):
     Karlo's unCLIP decoder and super-resolution, by diffusers' image-variation pipeline, which
     takes the latent in the image's place. Weights: CreativeML Open RAIL-M, by Kakao Brain.
     Raises EncoderError without diffusers, without the weights, for latents of another encoder."""
-    if not E_image.spec.startswith("clip:ViT-L-14") or E_image.dim != 768:
+    kind, _, weights = E_image.spec.partition("@")
+    openai = weights in ("", "openai") or os.path.isfile(os.path.expanduser(weights))
+    if kind not in ("clip:ViT-L-14", "clip:ViT-L-14-quickgelu") or not openai or E_image.dim != 768:
         raise EncoderError(f"Karlo draws CLIP ViT-L/14 image latents, not those of {E_image.spec}")
     if not importlib.util.find_spec("diffusers"):
         raise EncoderError("Karlo needs the package diffusers: pip install diffusers accelerate")
@@ -660,7 +662,7 @@ class Captioner(nn.Module):
         captions = []
         self.eval()
         for z in latents.split(batch):
-            x = self.read(z)
+            x = self.read(z.to(self.map[0].weight.device))
             mask = torch.ones(x.shape[:2], dtype=torch.long, device=x.device)
             out = self.lm.generate(inputs_embeds=x, attention_mask=mask, **how)  # without prefix
             captions += self.tokenizer.batch_decode(out, skip_special_tokens=True)

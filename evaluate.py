@@ -482,7 +482,9 @@ def similarity(bench):
 
 
 def bare(bench):
-    if len(bench.latents.bare):
+    if not len(bench.latents.bare):
+        print("\nbare: skipped, no caption of this data set stands for several images")
+    else:
         compare(bench, bench.label("bare"), "", bench.latents, bench.latents.bare)
 
 
@@ -571,7 +573,7 @@ def classification(bench):
         print(TABLE_6)
     counts = {c: int((label == k).sum()) for k, c in enumerate(classes)}
     table = {"dataset": bench.on, "classes": counts, "accuracy": out, "seeds": bench.seeds}
-    write_json(os.path.join(run.folder, "classification.json"), table)
+    write_json(bench.path("classification", ".json"), table)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -707,21 +709,20 @@ def small_judge(bench, kinds=20, steps=600, most=50_000):
     run, latents = bench.run, bench.training
     rows = latents.full[encoders.sample(len(latents.full), most)]
     i, j = latents.pairs[rows].T
-    mode, kinds = (
-        "L" if bench.train_set.images[int(i[0])].mode == "L" else "RGB",
-        min(kinds, len(j)),
-    )
+    unit = fn.normalize(torch.from_numpy(latents.text[j])).numpy()
+    kinds = min(kinds, len(np.unique(unit, axis=0)))
+    mode = "L" if bench.train_set.images[int(i[0])].mode == "L" else "RGB"
     torch.manual_seed(0)
     conv = lambda a, b: (nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.SiLU())
     body = nn.Sequential(*conv(len(mode), 32), *conv(32, 64), *conv(64, 128))
     body.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
     net = nn.Sequential(body, nn.Linear(128, kinds)).to(run.device)
     path, stamp = os.path.join(run.folder, "judge.pt"), {"key": bench.train_set.key, "mode": mode}
+    stamp["kinds"] = [kinds, run.E_text.fingerprint]
     saved = train.load(path) if os.path.exists(path) else {}
     if {k: saved.get(k) for k in stamp} == stamp:
         net.load_state_dict(saved["net"])
         return net.eval(), mode
-    unit = fn.normalize(torch.from_numpy(latents.text[j])).numpy()
     label = KMeans(kinds, n_init=1, random_state=0).fit_predict(unit)
     x = [encoders.thumbnail(bench.train_set.images[n], mode) for n in i.tolist()]
     x, label = torch.from_numpy(np.stack(x)), torch.from_numpy(label).long()
@@ -745,8 +746,13 @@ def text_to_image(bench):
     drawings that are nearer to their own image than to 99 others, by the judge's features."""
     if not bench.decode:
         return print(f"\ntext-to-image: skipped, {NO_DECODER}")
-    run, net, half = bench.run, bench.run.translators["text->image"], len(bench.rows) // 2
-    asked, others = bench.rows[:half], bench.rows[half : 2 * half]
+    run, net = bench.run, bench.run.translators["text->image"]
+    first = np.unique(bench.latents.pairs[bench.rows, 0], return_index=True)[1]
+    rows = bench.rows[np.sort(first)]  # each image once, so that the halves share none
+    half = len(rows) // 2
+    if half < 4:
+        return print(f"\ntext-to-image: skipped, {len(rows)} test images are too few")
+    asked, others = rows[:half], rows[half : 2 * half]
     name, see = judge(bench)
     real = lambda rows: see([bench.test.images[i] for i in bench.latents.pairs[rows, 0].tolist()])
     (truth, p_truth), (other, _) = real(asked), real(others)
@@ -766,7 +772,7 @@ def text_to_image(bench):
         "r_precision": r_precision(f, truth),
     }
     table = {m: [marks(*seen) for seen in seeds] for m, seeds in drawn.items()}
-    print(f"\n{bench.label('text-to-image')}: {half} captions, judge: {name}; chance 0.01")
+    print(f"\n{bench.label('text-to-image')}: {half} captions, judge: {name}")
     print_marks_of(table, ("fid", "fid_half", "is", "is_half", "r_precision"), (2, 2, 3, 3, 3))
     note = {"judge": name, "images": half, "seeds": bench.seeds}
     write_json(bench.path("text-to-image", ".json"), {**note, "rows": table})
@@ -832,7 +838,7 @@ def captioning(bench):
     true = torch.from_numpy(bench.latents.text[[references[i][0] for i in images.tolist()]])
     c_val, z_val = bench.validation.of(there, bench.validation.full[:2000])
     level = encoders.noise_level(run.translate(there, c_val), z_val)
-    noise = level / 2 if bench.noise is None else bench.noise
+    noise = round(level / 2, 4) if bench.noise is None else bench.noise
     capdec, clipcap = captioner(bench, "capdec", noise), captioner(bench, "clipcap", 0.0)
     z_hats = [run.translate(there, c, s) for s in bench.seeds]
     equal = c.shape[1] == true.shape[1]
@@ -888,7 +894,7 @@ def draw_captions(bench, images, answers, words, tokens, each=2):
         right.axis("off")
         right.text(0, 0.5, "\n".join(lines), va="center", fontsize=8, parse_math=False)
     bench.figure(fig, bench.label("captioning"))
-    with open(bench.path("captions", ".txt"), "w") as f:
+    with open(bench.path("captions", ".txt"), "w", encoding="utf-8") as f:
         for n, i in enumerate(images.tolist()):
             says = [f"  {m}: {answers[m][n]}" for m in shown]
             says += [f"  reference: {w}" for w in words[n]]
@@ -959,7 +965,8 @@ def encoder_table(args, device):
         similarity(bench)
         rows[pair] = [r for r in bench.report.rows if r["task"] == "similarity"]
     print(f"\nMT Table 3, {dataset}; cosine (mean's, ridge's); in brackets MT on COCO")
-    print(f"{'image, text encoder':40}{'Sim_img':>34}{'Sim_txt':>34}")
+    width = max(map(len, rows)) + 2
+    print(f"{'image, text encoder':{width}}{'Sim_img':>34}{'Sim_txt':>34}")
     for pair, found in rows.items():
         cells = []
         for n, direction in enumerate(DIRECTIONS):
@@ -970,7 +977,7 @@ def encoder_table(args, device):
                 f"{spread(of('ours'), 3)} ({np.mean(of('mean')):.3f}, {np.mean(of('ridge')):.3f})"
             )
             cells.append(cell + (f" [{TABLE_3[pair][n]}]" if pair in TABLE_3 else ""))
-        print(f"{pair:40}" + "".join(f"{c:>34}" for c in cells))
+        print(f"{pair:{width}}" + "".join(f"{c:>34}" for c in cells))
     write_json("runs/pairs/table.json", {"dataset": dataset, "rows": rows})
 
 
@@ -1029,7 +1036,7 @@ class Bench:
         """(n,) rows of training.pairs whose condition is most similar to each of c (n, h1)."""
         rows = self.training.full[encoders.sample(len(self.training.full), 200_000)]
         keys = fn.normalize(self.training.of(direction, rows)[0])
-        return rows[torch.cat([(fn.normalize(x) @ keys.T).argmax(1) for x in c.split(512)])]
+        return rows[torch.cat([(fn.normalize(x) @ keys.T).argmax(1) for x in c.split(512)]).numpy()]
 
     def nearest(self, direction, c):
         return self.training.of(direction, self.nearest_rows(direction, c))[1]
@@ -1693,7 +1700,7 @@ def parse(argv=None):
     if sum(x is not None for x in (args.run, args.reproduce, args.pairs)) != 1:
         p.error("one of RUN, --reproduce TABLE and --pairs is needed")
     for pair in args.pairs or ():
-        if pair.count(",") != 1:
+        if not re.fullmatch("[^,]+,[^,]+", pair):
             p.error(f"--pairs {pair}: an image encoder, a comma, a text encoder")
     if min(args.seeds, args.pool, args.limit or 1, args.nfe) < 1:
         p.error("--seeds, --pool, --limit and --nfe are at least 1")
