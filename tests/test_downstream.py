@@ -119,7 +119,8 @@ def squares(tmp_path):
     rows = np.arange(60)
     latents = Latents(text[:, :2], text, np.stack([rows, rows], 1), rows, rows[:0])
     images = [square(colour, k) for k, colour in enumerate(colours)]
-    run = SimpleNamespace(folder=str(tmp_path), device=torch.device("cpu"))
+    E_text = SimpleNamespace(fingerprint="f")
+    run = SimpleNamespace(folder=str(tmp_path), device=torch.device("cpu"), E_text=E_text)
     train_set = SimpleNamespace(images=images, captions=captions, key="first")
     return SimpleNamespace(run=run, training=latents, train_set=train_set, download=False)
 

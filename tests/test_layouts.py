@@ -265,7 +265,7 @@ def test_a_coco_run_on_other_trees(trees, runs, on, tmp_path):
     check(table(out)[len(rows) :], methods, ["ours", "noise"])
     assert {r["task"] for r in table(out)[len(rows) :]} == {f"cross-domain {on}"}
     if on == "cifar10":
-        found = finite_json(out, "classification.json")
+        found = finite_json(out, "classification-cifar10.json")
         assert found["dataset"] == on and found["classes"] == dict.fromkeys(CLASSES, 1000)
         assert set(found["accuracy"]) == {*methods, "most frequent class"} - {"noise"}
     else:
