@@ -117,6 +117,17 @@ MUTANTS = [
     ("BLEU sums references", "metrics.py", "most |= grams(ref)", "most += grams(ref)", "test_metrics.py"),
     ("ROUGE-L recall of the longest match", "metrics.py", "R = max(c / max(1, len(ref)) for c, ref in zip(common, refs, strict=True))", "R = max(common) / max(1, len(refs[common.index(max(common))]))", "test_metrics.py"),
     ("IS against all rows", "metrics.py", "np.divide(part, part.mean(0), out", "np.divide(part, p.mean(0), out", "test_metrics.py"),
+    ("caption loss counts padding", "encoders.py", "return fn.cross_entropy(logits[mask], ids[mask])", "return fn.cross_entropy(logits.flatten(0, 1), ids.flatten())", "test_decoders.py"),
+    ("CapDec's noise is a variance", "encoders.py", "z + noise * torch.randn", "z + noise**0.5 * torch.randn", "test_decoders.py"),
+    ("captions never end", "encoders.py", "[*row, self.eos][:MOST]", "[*row][:MOST]", "test_decoders.py"),
+    ("caption and latent swapped", "encoders.py", "i, j = rows[torch", "j, i = rows[torch", "test_decoders.py"),
+    ("CLIP reads another caption", "encoders.py", "i, j = split.pairs[row]", "j, i = split.pairs[row]", "test_small_clip.py"),
+    ("CLIP without its scale", "encoders.py", "whole(got)), model.logit_scale.exp())", "whole(got)), model.logit_scale)", "test_small_clip.py"),
+    ("unpaired counts pairs", "encoders.py", "cos[~same].mean()", "cos.mean()", "test_small_clip.py"),
+    ("gap between pairs", "evaluate.py", "(x.mean(0) - image.mean(0)).norm().item()", "(x - image).norm(dim=1).mean().item()", "test_downstream.py"),
+    ("nearest among bare captions", "evaluate.py", "rows = self.training.full[encoders.sample(len(self.training.full), 200_000)]", "rows = np.arange(len(self.training.pairs))", "test_downstream.py"),
+    ("Table 3's columns swapped", "evaluate.py", 'if (r["method"], r["direction"]) == (m, direction)', 'if (r["method"], r["direction"]) == (m, DIRECTIONS[1 - n])', "test_downstream.py"),
+    ("other data overwrite the run's", "evaluate.py", 'return f"{task} {self.on}" if self.other else task', "return task", "test_layouts.py"),
 ]  # fmt: skip
 
 
