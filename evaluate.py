@@ -154,6 +154,12 @@ def checkpoint(folder):
     return saved
 
 
+def kept(path, stamp):
+    """What was trained and saved at `path` with this stamp; None if there is no such thing."""
+    saved = train.load(path) if os.path.exists(path) else {}
+    return saved if {k: saved.get(k) for k in stamp} == stamp else None
+
+
 def averaged(ema):
     """The state dict of the averaged weights, those used, in a side of a checkpoint."""
     return {k.removeprefix("module."): v for k, v in ema.items() if k.startswith("module.")}
@@ -328,8 +334,7 @@ def mlp(run, latents, direction):
     means = [x.cpu().numpy() for x in (twin.c_mean, twin.z_mean)]
     trained = {k: v for k, v in vars(a).items() if k not in train.MAY_CHANGE}
     stamp = {"args": trained, "data": data.digest(*means)}
-    saved = train.load(path) if os.path.exists(path) else {}
-    if {k: saved.get(k) for k in stamp} == stamp:
+    if saved := kept(path, stamp):
         ema.load_state_dict(saved["ema"])
     else:
         train_mlp(run, latents, direction, net, ema, regress)
@@ -670,13 +675,13 @@ def judge(bench):
         return "Inception", inception(file if os.path.exists(file) else None, bench.run.device)
     net, mode = small_judge(bench)
 
-    @torch.no_grad()
-    def see(images):
-        x = torch.from_numpy(np.stack([encoders.thumbnail(image, mode) for image in images]))
-        f = torch.cat([net[0](planes(b.to(bench.run.device))).cpu() for b in x.split(512)])
-        return f, net[1].cpu()(f).softmax(1)
+    def look(x):
+        f = net[0](planes(x))
+        return f, net[1](f)
 
-    return f"a small network that tells {net[1].out_features} kinds of caption apart", see
+    prepare = lambda image: encoders.thumbnail(image, mode)
+    name = f"a small network that tells {net[1].out_features} kinds of caption apart"
+    return name, in_batches(prepare, look, bench.run.device)
 
 
 def inception(file, device):
@@ -684,14 +689,19 @@ def inception(file, device):
     Net = importlib.import_module(name).FeatureExtractorInceptionV3
     net = Net("inception-v3-compat", ["2048", "logits_unbiased"], file).to(device).eval()
     square = lambda image: np.asarray(ImageOps.fit(image.convert("RGB"), (256, 256)))
+    return in_batches(square, lambda x: net(x.movedim(3, 1)), device)
+
+
+def in_batches(prepare, look, device, size=64):
+    """see(PIL images) of a judge whose look(uint8 pixels (n, ...)) is (features, class logits)."""
 
     @torch.no_grad()
     def see(images):
         f, p = [], []
-        for start in range(0, len(images), 64):
-            x = np.stack([square(image) for image in images[start : start + 64]])
-            both = net(torch.from_numpy(x).movedim(3, 1).to(device))
-            f.append(both[0].cpu()), p.append(both[1].softmax(1).cpu())
+        for start in range(0, len(images), size):
+            x = np.stack([prepare(image) for image in images[start : start + size]])
+            features, logits = look(torch.from_numpy(x).to(device))
+            f.append(features.cpu()), p.append(logits.softmax(1).cpu())
         return torch.cat(f), torch.cat(p)
 
     return see
@@ -719,8 +729,7 @@ def small_judge(bench, kinds=20, steps=600, most=50_000):
     net = nn.Sequential(body, nn.Linear(128, kinds)).to(run.device)
     path, stamp = os.path.join(run.folder, "judge.pt"), {"key": bench.train_set.key, "mode": mode}
     stamp["kinds"] = [kinds, run.E_text.fingerprint]
-    saved = train.load(path) if os.path.exists(path) else {}
-    if {k: saved.get(k) for k in stamp} == stamp:
+    if saved := kept(path, stamp):
         net.load_state_dict(saved["net"])
         return net.eval(), mode
     label = KMeans(kinds, n_init=1, random_state=0).fit_predict(unit)
@@ -804,16 +813,14 @@ def captioner(bench, name, noise):
 
     "capdec": trained on text latents with noise, without images; "clipcap": on image latents."""
     run, latents, captions = bench.run, bench.training, bench.train_set.captions
-    source, pairs = latents.text, latents.pairs[latents.full]
-    rows = pairs[:, [1, 1]] if name == "capdec" else pairs
-    if name == "clipcap":
-        source = latents.image
+    pairs = latents.pairs[latents.full]
+    texts, images = (latents.text, pairs[:, [1, 1]]), (latents.image, pairs)
+    source, rows = {"capdec": texts, "clipcap": images}[name]
     stamp = {"data": bench.train_set.key, "lm": bench.lm, "noise": noise}
     stamp["encoders"] = [run.E_image.fingerprint, run.E_text.fingerprint]
     path = os.path.join(run.folder, f"{name}.pt")
-    saved = train.load(path) if os.path.exists(path) else {}
-    if {k: saved.get(k) for k in stamp} == stamp:
-        return encoders.captioner_from_state(saved["captioner"]).to(run.device)
+    if saved := kept(path, stamp):
+        return encoders.captioner_from_state(saved["captioner"], run.device)
     words = [captions[j] for j in pairs[encoders.sample(len(pairs), 500_000), 1].tolist()]
     made = encoders.make_captioner(len(source[0]), bench.lm, words, bench.download)
     encoders.fit_captioner(made.to(run.device), source, captions, rows, noise, desc=name)
@@ -954,13 +961,9 @@ def encoder_table(args, device):
         image, text = pair.split(",")
         name = re.sub("[^A-Za-z0-9.]+", "-", f"{dataset}-{image}-{text}").strip("-")
         argv = ["--dataset", dataset, "--image-encoder", image, "--text-encoder", text]
-        argv += [
-            "--out",
-            f"runs/pairs/{name}",
-            *(["--steps", str(args.steps)] if args.steps else []),
-        ]
-        argv += ["--data-dir", args.data_dir] if args.data_dir else []
-        argv += ["--download"] if args.download else []
+        argv += ["--out", f"runs/pairs/{name}"] + ["--download"] * args.download
+        for flag, value in {"--steps": args.steps, "--data-dir": args.data_dir}.items():
+            argv += [flag, str(value)] if value else []
         bench = Bench(Run(folder_of(argv, device), device, args.download), args)
         similarity(bench)
         rows[pair] = [r for r in bench.report.rows if r["task"] == "similarity"]
@@ -970,12 +973,9 @@ def encoder_table(args, device):
     for pair, found in rows.items():
         cells = []
         for n, direction in enumerate(DIRECTIONS):
-            of = lambda m: [
-                r["cosine"] for r in found if (r["method"], r["direction"]) == (m, direction)
-            ]
-            cell = (
-                f"{spread(of('ours'), 3)} ({np.mean(of('mean')):.3f}, {np.mean(of('ridge')):.3f})"
-            )
+            mine = [r for r in found if r["direction"] == direction]
+            of = lambda method: spread([r["cosine"] for r in mine if r["method"] == method], 3)
+            cell = f"{of('ours')} ({of('mean')}, {of('ridge')})"
             cells.append(cell + (f" [{TABLE_3[pair][n]}]" if pair in TABLE_3 else ""))
         print(f"{pair:{width}}" + "".join(f"{c:>34}" for c in cells))
     write_json("runs/pairs/table.json", {"dataset": dataset, "rows": rows})
@@ -1699,6 +1699,8 @@ def parse(argv=None):
     args = p.parse_args(argv)
     if sum(x is not None for x in (args.run, args.reproduce, args.pairs)) != 1:
         p.error("one of RUN, --reproduce TABLE and --pairs is needed")
+    if args.noise is not None and not 0 <= args.noise < float("inf"):
+        p.error(f"--noise {args.noise}: a finite number, 0 or more")
     for pair in args.pairs or ():
         if not re.fullmatch("[^,]+,[^,]+", pair):
             p.error(f"--pairs {pair}: an image encoder, a comma, a text encoder")

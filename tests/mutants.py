@@ -126,7 +126,7 @@ MUTANTS = [
     ("unpaired counts pairs", "encoders.py", "cos[~same].mean()", "cos.mean()", "test_small_clip.py"),
     ("gap between pairs", "evaluate.py", "(x.mean(0) - image.mean(0)).norm().item()", "(x - image).norm(dim=1).mean().item()", "test_downstream.py"),
     ("nearest among bare captions", "evaluate.py", "rows = self.training.full[encoders.sample(len(self.training.full), 200_000)]", "rows = np.arange(len(self.training.pairs))", "test_downstream.py"),
-    ("Table 3's columns swapped", "evaluate.py", 'if (r["method"], r["direction"]) == (m, direction)', 'if (r["method"], r["direction"]) == (m, DIRECTIONS[1 - n])', "test_downstream.py"),
+    ("Table 3's columns swapped", "evaluate.py", 'mine = [r for r in found if r["direction"] == direction]', 'mine = [r for r in found if r["direction"] == DIRECTIONS[1 - n]]', "test_downstream.py"),
     ("other data overwrite the run's", "evaluate.py", 'return f"{task} {self.on}" if self.other else task', "return task", "test_layouts.py"),
 ]  # fmt: skip
 
