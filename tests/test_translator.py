@@ -10,6 +10,7 @@ All sizes differ, so that a swapped axis cannot pass.
 import numpy as np
 import pytest
 import torch
+from grading import Mistake, grade, graded, refuses
 
 import ddim_translator as mt
 from ddim_translator import (
@@ -60,10 +61,11 @@ class Exact(torch.nn.Module):
         return {"z_0": z_0, "eps": eps, "v": v}[self.predict]
 
 
+GEN = torch.Generator().manual_seed(0)
 MAP, SHIFT, VAR = (
-    torch.randn(H1, H2).double(),
-    torch.randn(H2).double(),
-    torch.rand(H2).double() + 0.2,
+    torch.randn(H1, H2, generator=GEN).double(),
+    torch.randn(H2, generator=GEN).double(),
+    torch.rand(H2, generator=GEN).double() + 0.2,
 )
 
 
@@ -113,59 +115,120 @@ def test_schedule_refuses_too_few_steps():
         make_alpha(8)
 
 
+@graded("noised")
 def test_noising_keeps_unit_variance():
     """Otherwise the square roots of Eq. 1 are missing: impulses of z_0 and eps have energy 1."""
-    alpha_t = make_alpha()[[1, 300, 1000]][:, None]
-    of_z = noised(torch.ones(3, 1), torch.zeros(3, 1), alpha_t)
-    of_eps = noised(torch.zeros(3, 1), torch.ones(3, 1), alpha_t)
-    torch.testing.assert_close(of_z**2, alpha_t)
-    torch.testing.assert_close(of_z**2 + of_eps**2, torch.ones(3, 1))
+    alpha_t, one, zero = make_alpha()[[1, 300, 1000]][:, None], torch.ones(3, 1), torch.zeros(3, 1)
+    rootless = "no square roots: alpha_t is a variance, its root the amplitude of z_0"
+    swapped = "z_0 and eps have changed places: at t = 0, where alpha_t = 1, z_t is z_0"
+    of_z, of_eps = noised(one, zero, alpha_t), noised(zero, one, alpha_t)
+    grade(of_z, alpha_t.sqrt(), {rootless: alpha_t, swapped: (1 - alpha_t).sqrt()})
+    grade(of_eps, (1 - alpha_t).sqrt(), {rootless: 1 - alpha_t, swapped: alpha_t.sqrt()})
+
+
+@graded("linear_alpha")
+def test_linear_schedule(impl):
+    """Otherwise DDPM's schedule is no cumulative product, or no noise is left at T for some T."""
+    for T in (1000, 250, 50):
+        want, unscaled, single = [1.0], [1.0], [1.0]
+        for k in range(T):
+            beta = 1e-4 + (0.02 - 1e-4) * k / (T - 1)
+            single.append(1 - beta * 1000 / T)
+            unscaled.append(unscaled[-1] * (1 - beta))
+            want.append(want[-1] * single[-1])
+        mistakes = {
+            f"alpha_T = {unscaled[-1]:.3g} at T = {T}, not noise: beta wants 1000 / T": unscaled,
+            "alpha[t] is 1 - beta_t: the product over all steps up to t is missing": single,
+            "alpha[0] = 1 is missing: entry t belongs to step t, and step 0 is clean": want[1:],
+            "this is sqrt(alpha): alpha is a share of variance, not an amplitude": np.sqrt(want),
+        }
+        alpha = impl.linear_alpha(T)
+        grade(alpha, want, mistakes, rtol=1e-9, atol=0, what=f"alpha at T = {T}")
+    refuses(lambda: impl.linear_alpha(20), "T = 20 has beta = 1 and has to raise a ValueError")
+    assert alpha.dtype == torch.float64
+    impl.number("alpha_T of 50 steps", alpha[-1].item(), 7.74e-6, 1e-8)
 
 
 # -- the DDIM step
 
 
+@graded("ddim_step")
 @pytest.mark.parametrize("predict", ["z_0", "eps", "v"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_ddim_reproduces_a_gaussian(eta, predict):
+def test_ddim_reproduces_a_gaussian(eta, predict, impl):
     """Otherwise the step is not DDIM's: mean and covariance approach the truth as 1 / steps."""
     tr, c = exact(predict), torch.randn(1, H1)
     errors = []
     for steps in (25, 50, 100) if eta else (100, 200, 400):
         mean, cov = impulses(tr, c, steps, eta)
         # sqrt(alpha_T) of the mean is missing from a start at N(0, I): 1.8 %
-        torch.testing.assert_close(mean, (c @ MAP + SHIFT)[0], rtol=0.02, atol=0.03)
+        grade(mean, (c @ MAP + SHIFT)[0], rtol=0.02, atol=0.03, what="the mean of the samples")
         errors.append((cov - torch.diag(VAR)).norm() / VAR.norm())
-    assert errors[2] < (0.25 if eta else 0.06), errors
+    if errors[2] > (0.25 if eta else 0.06):
+        raise Mistake(
+            "covariance too large by the noise you did not subtract: is sigma^2 in the mean's "
+            "coefficient?"
+            if cov.trace() > VAR.sum()
+            else "covariance too small: does the fresh noise reach z_s, and eps_hat its share?"
+        )
     assert errors[2] < 0.7 * errors[1] and errors[1] < 0.75 * errors[0], errors
+    if predict == "z_0" and not eta:
+        impl.number("covariance error of 400 steps", errors[2].item(), 0.0501, 0.001)
 
 
-def test_printed_eq3_would_fail():
+def steps_gone_wrong(z_t, z_0, a, s, eta, noise):
+    """{what is said: the z_s of this mistake}, from z_t = noised(z_0, eps, a)."""
+    eps = (z_t - a.sqrt() * z_0) / (1 - a).sqrt()
+    sigma = eta * ((1 - s) / (1 - a) * (1 - a / s)).sqrt()
+    wide = eta * (1 - a / s).sqrt()
+    mixed = lambda kept, sigma: s.sqrt() * z_0 + kept.sqrt() * eps + sigma * noise
+    return {
+        "sqrt(1 - alpha_t) is MT Eq. 3 as printed, the misprint: the old level's noise all stays": (
+            mixed(1 - a - sigma**2, sigma)
+        ),
+        "covariance too large by the noise you did not subtract: is sigma^2 in the mean's "
+        "coefficient?": mixed(1 - s, sigma),
+        "the fresh noise is not added, though eta > 0": mixed(1 - s - sigma**2, 0 * sigma),
+        "sigma is too large: q(z_s | z_t, z_0) knows z_0 too, the factor (1 - alpha_s) / "
+        "(1 - alpha_t) is missing": mixed((1 - s - wide**2).clamp(min=0), wide),
+        "z0_hat without its square root: Eq. 1 has sqrt(alpha_s) of it": (
+            mixed(1 - s - sigma**2, sigma) + (s - s.sqrt()) * z_0
+        ),
+    }
+
+
+@graded("ddim_step")
+def test_ddim_as_printed_would_fail():
     """Otherwise the test above has no teeth: the printed factor leaves the old level's noise."""
-    z_t, z0_hat, (a, s) = torch.randn(B, H2), torch.randn(B, H2), make_alpha()[[500, 400]]
-    eps_hat = (z_t - a.sqrt() * z0_hat) / (1 - a).sqrt()
-    printed = s.sqrt() * z0_hat + (1 - a).sqrt() * eps_hat
-    assert not torch.allclose(ddim_step(z_t, z0_hat, a, s), printed, rtol=0.01)
-    # a pair that lies exactly on Eq. 1 must come back on Eq. 1, at the cleaner level
-    z_0, eps = torch.randn(2, B, H2)
-    on = noised(z_0, eps, a.expand(B, 1))
-    torch.testing.assert_close(ddim_step(on, z_0, a, s), noised(z_0, eps, s.expand(B, 1)))
+    z_0, eps, (a, s) = torch.randn(B, H2), torch.randn(B, H2), make_alpha()[[500, 400]]
+    on = a.sqrt() * z_0 + (1 - a).sqrt() * eps
+    want = s.sqrt() * z_0 + (1 - s).sqrt() * eps  # on Eq. 1 again, at the cleaner level
+    printed = s.sqrt() * z_0 + (1 - a).sqrt() * eps
+    assert not torch.allclose(want, printed, rtol=0.01)
+    wrong = steps_gone_wrong(on, z_0, a, s, 0.0, eps)
+    grade(ddim_step(on, z_0, a, s), want, wrong, what="z_s at eta = 0")
 
 
-def test_one_step_is_the_estimate():
+@graded("ddim_step")
+def test_ddim_in_one_step_is_the_estimate():
     """Otherwise the last level is not alpha_0 = 1, or noise is added at the end."""
+    late = "noise at the last step: where alpha_s = 1, z_s is z0_hat, at any eta"
     for eta in (0.0, 1.0):
         tr, c, start = exact(), torch.randn(B, H1), torch.randn(B, H2)
-        one = tr.cdim(c, start, 1, eta=eta)
-        torch.testing.assert_close(one, tr.denoise(start, 1000, c))
+        draws = []
+        randn = lambda shape, device, draws=draws: draws.append(torch.randn(shape)) or draws[-1]
+        one, want = tr.cdim(c, start, 1, eta=eta, randn=randn), tr.denoise(start, 1000, c)
+        wide = eta * (1 - tr.alpha[1000]).sqrt()
+        grade(one, want, {late: want + wide * draws[-1]} if eta else {}, what="one step")
         many = tr.cdim(c, start, 4, eta=0.0)
         z_t = start
         for t, s in ((1000, 750), (750, 500), (500, 250)):
             z_t = ddim_step(z_t, tr.denoise(z_t, t, c), tr.alpha[t], tr.alpha[s])
-        torch.testing.assert_close(many, tr.denoise(z_t, 250, c))
+        grade(many, tr.denoise(z_t, 250, c), what="the last of four steps")
 
 
-def test_eta_one_is_ddpm():
+@graded("ddim_step")
+def test_ddim_with_eta_one_is_ddpm():
     """Otherwise sigma is off: one eta = 1 step is DDPM's posterior N(., beta-tilde) for any z_0."""
     alpha = make_alpha()
     t = 400
@@ -174,7 +237,8 @@ def test_eta_one_is_ddpm():
     z_t, z_0, noise = torch.randn(3, B, H2)
     mean = s.sqrt() * beta / (1 - a) * z_0 + (a / s).sqrt() * (1 - s) / (1 - a) * z_t
     std = (beta * (1 - s) / (1 - a)).sqrt()
-    torch.testing.assert_close(ddim_step(z_t, z_0, a, s, 1.0, noise), mean + std * noise)
+    wrong = steps_gone_wrong(z_t, z_0, a, s, 1.0, noise)
+    grade(ddim_step(z_t, z_0, a, s, 1.0, noise), mean + std * noise, wrong, what="z_s at eta = 1")
 
 
 # -- guidance

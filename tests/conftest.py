@@ -1,0 +1,153 @@
+"""
+conftest.py: pytest --impl MODULE runs the tests that grade MODULE's functions, and only these.
+
+While such a test runs, the functions that it names in @graded(...) are the student's, wherever the
+reference calls them; all else, and what the student's module lacks, is the reference's.
+MODULE is a name on the path (assignments.ex02_ddim_step) or a file; `--impl` alone takes every
+exercise in assignments/. Nothing of the student's is written to.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+from grading import Mistake
+
+import ddim_translator
+import latent_bridge
+import metrics
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+REFERENCE = (ddim_translator, latent_bridge, metrics)
+STUDENT = pytest.StashKey()  # {name: function} of the student, empty without --impl
+
+
+def pytest_addoption(parser):
+    told = "grade MODULE's functions in place of the reference's; alone: all of assignments/"
+    parser.addoption("--impl", nargs="?", const="", metavar="MODULE", help=told)
+
+
+def pytest_configure(config):
+    name = config.getoption("impl")
+    config.stash[STUDENT] = {} if name is None else functions(name, config.invocation_params.dir)
+    if name is not None:  # the last lines are ours
+        config.option.reportchars = config.option.reportchars.replace("fE", "")
+        config.option.tbstyle = config.option.tbstyle.replace("auto", "short")
+
+
+def functions(name, here):
+    """{name: function} of what MODULE itself defines, or of all exercises if there is no name."""
+    names = [name] if name else sorted(os.listdir(os.path.join(ROOT, "assignments")))
+    found = {}
+    for one in names:
+        if name or one.startswith("ex"):
+            module = load(one if name else os.path.join(ROOT, "assignments", one), str(here))
+            mine = lambda f, m=module: callable(f) and getattr(f, "__module__", "") == m.__name__
+            found |= {k: f for k, f in vars(module).items() if mine(f)}
+    return found
+
+
+def load(name, here):
+    sys.path.insert(0, here)
+    try:
+        path = os.path.join(here, os.path.expanduser(name))
+        if not name.endswith(".py"):
+            return importlib.import_module(name)
+        stem = os.path.basename(name)[:-3]
+        spec = importlib.util.spec_from_file_location(stem, path)
+        module = sys.modules[stem] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except Exception as e:  # whatever a student's file may raise
+        why = f"line {e.lineno}: {e.msg}" if isinstance(e, SyntaxError) else e
+        raise pytest.UsageError(f"--impl {name}: {type(e).__name__}: {why}") from None
+
+
+def names(item):
+    return [name for mark in item.iter_markers("graded") for name in mark.args]
+
+
+def find(name):
+    """(owner, short name, the reference's function or None) of "guide" or "Bridge.freeze"."""
+    *path, short = name.split(".")
+    for module in REFERENCE:
+        owner = getattr(module, path[0], None) if path else module
+        if hasattr(owner, short):
+            return owner, short, getattr(owner, short)
+    return None, short, None
+
+
+def pytest_collection_modifyitems(config, items):
+    """Under --impl, what grades the student; else, what grades functions that the reference has."""
+    student = config.stash[STUDENT]
+
+    def wanted(item):
+        found = [find(name) for name in names(item)]
+        if config.getoption("impl") is None:
+            return all(old for *_, old in found)
+        return any(short in student for _, short, _ in found)
+
+    keep = [item for item in items if wanted(item)]
+    if items and not keep and config.getoption("impl") is not None:
+        have = ", ".join(sorted(student)) or "nothing"
+        raise pytest.UsageError(
+            f"--impl {config.getoption('impl')}: no test here grades what it defines: {have}"
+        )
+    config.hook.pytest_deselected(items=[item for item in items if item not in keep])
+    items[:] = keep
+
+
+@pytest.fixture(autouse=True)
+def impl(request, monkeypatch):
+    """impl.NAME: the functions that this test grades, the student's under --impl.
+
+    impl.number(what, value, expected, within) is what the exercise's "Expect" line promises."""
+    student, mine = request.config.stash[STUDENT], SimpleNamespace()
+    for owner, short, old in map(find, names(request.node)):
+        setattr(mine, short, student.get(short, old))
+        if short in student and owner is not None:
+            monkeypatch.setattr(owner, short, student[short])
+            for module in list(sys.modules.values()):  # `from ddim_translator import guide`
+                if getattr(module, "__dict__", {}).get(short) is old:
+                    monkeypatch.setattr(module, short, student[short])
+
+    def number(what, value, expected, within):
+        told = f"{what}: {value:.4g}, expected {expected:g} +- {within:g}"
+        request.node.user_properties.append(("number", told))
+        if not abs(value - expected) <= within:
+            raise Mistake(told)
+
+    mine.number = number
+    return mine
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A stub and a wrong answer are one line each, without the traceback."""
+    report = yield
+    if item.config.getoption("impl") is not None and call.excinfo:
+        if call.excinfo.errisinstance(NotImplementedError):
+            last = call.excinfo.traceback[-1]
+            at = os.path.relpath(str(last.path), item.config.invocation_params.dir)
+            report.longrepr = f"NotImplementedError: write {last.name} in {at}"
+            report.user_properties.append(("open", report.longrepr))
+        elif call.excinfo.errisinstance(Mistake):
+            report.longrepr = f"{call.excinfo.value}"
+            report.user_properties.append(("look", report.longrepr))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Under --impl: how many graded tests pass, what to look at, and the exercise's numbers."""
+    if config.getoption("impl") is None:
+        return
+    stats = terminalreporter.stats
+    good, bad = stats.get("passed", []), stats.get("failed", []) + stats.get("error", [])
+    terminalreporter.section(f"{len(good)} of {len(good) + len(bad)} graded tests pass")
+    for key in ("open", "look", "number"):
+        told = [text for r in good + bad for k, text in r.user_properties if k == key]
+        for text in dict.fromkeys(told):
+            terminalreporter.write_line(f"  {text}")

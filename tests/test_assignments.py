@@ -1,0 +1,161 @@
+"""
+The exercises themselves: stubs fail, an answer passes, and each listed mistake is named.
+
+    pytest -m slow tests/test_assignments.py -k ex02
+
+ANSWERS are derived in another way than the reference's code, and no better to read: this file is
+for maintainers. MISTAKES: what stands in the answer, what a student may write instead, and words
+of what the student is told. Each grade is a process of its own, as for a student.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ANSWERS, MISTAKES = {}, {}
+
+# -- the noise schedule
+
+ANSWERS["ex01"] = """
+import torch
+
+def linear_alpha(T):
+    if T <= 20:
+        raise ValueError("T")
+    beta = (0.1 + 19.9 * torch.arange(T, dtype=torch.float64) / (T - 1)) / T
+    return torch.cat([torch.zeros(1).double(), torch.log1p(-beta).cumsum(0)]).exp()
+
+def noised(z_0, eps, alpha_t):
+    angle = torch.arccos(alpha_t.sqrt())
+    return angle.cos() * z_0 + angle.sin() * eps
+"""
+MISTAKES["ex01"] = [
+    ("arange(T, dtype=torch.float64) / (T - 1)) / T", "arange(T).double() / (T - 1)) / 1000", "beta wants 1000 / T"),
+    (".cumsum(0)", "", "product over all steps"),
+    ("torch.cat([torch.zeros(1).double(), torch.log1p(-beta).cumsum(0)])", "torch.log1p(-beta).cumsum(0)", "step 0 is clean"),
+    ("cumsum(0)])", "cumsum(0)]).div(2)", "not an amplitude"),
+    ("T <= 20", "T <= 2", "T = 20 has beta = 1"),
+    ("angle.cos() * z_0 + angle.sin()", "angle.cos() ** 2 * z_0 + angle.sin() ** 2", "no square roots"),
+    ("angle.cos() * z_0 + angle.sin()", "angle.sin() * z_0 + angle.cos()", "changed places"),
+]  # fmt: skip
+
+# -- the DDIM step: as an update of z_t, not of the two estimates
+
+ANSWERS["ex02"] = """
+import torch
+
+def ddim_step(z_t, z0_hat, alpha_t, alpha_s, eta=0.0, noise=None):
+    v, w = 1 - alpha_t, 1 - alpha_s
+    fresh = eta * eta * (w / v - w * alpha_t / (v * alpha_s))
+    ratio = ((w - fresh).clamp(min=0) / v).sqrt()
+    z_s = ratio * z_t + (alpha_s.sqrt() - ratio * alpha_t.sqrt()) * z0_hat
+    return z_s if noise is None else z_s + fresh.sqrt() * noise
+"""
+MISTAKES["ex02"] = [
+    ("(w - fresh)", "(v - fresh)", "the misprint"),
+    ("(w - fresh)", "w", "did not subtract"),
+    ("z_s + fresh.sqrt() * noise", "z_s", "the fresh noise is not added"),
+    ("(w / v - w * alpha_t / (v * alpha_s))", "(1 - alpha_t / alpha_s)", "sigma is too large"),
+    ("(w / v - w * alpha_t / (v * alpha_s))", "(1 - alpha_t / alpha_s)", "noise at the last step"),
+    ("(alpha_s.sqrt() - ratio", "(alpha_s - ratio", "without its square root"),
+]  # fmt: skip
+
+# -- the exam of the exam
+
+STUBS = sorted((ROOT / "assignments").glob("ex*.py"))
+
+
+def header(stub, word):
+    """The rest of the line that starts with `word` in a stub's docstring."""
+    return re.search(rf"^{word} +(.*)$", stub.read_text(), re.M)[1]
+
+
+def graded(stub, source, here, impl):
+    """(exit code, output, seconds) of the exercise's own command, with `source` as `impl`."""
+    (here / (impl.removesuffix(".py") + ".py")).write_text(source)
+    command = header(stub, "Grade").replace(f"assignments.{stub.stem}", impl)
+    words = [sys.executable, "-m", *shlex.split(command)]
+    words[3] = str(ROOT / words[3])  # as from the student's own folder
+    start = time.time()
+    env = {**os.environ, "PYTHONPATH": f"{here}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=here, env=env, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr, time.time() - start
+
+
+def jobs():
+    """{name of a job: what `graded` needs}: stub, answer, mistakes of each exercise."""
+    for stub in STUBS:
+        name = stub.stem[:4]
+        yield f"{name} stub", (stub, stub.read_text(), "homework")
+        yield f"{name} answer", (stub, ANSWERS[name], "elsewhere")
+        for n, (old, new, _) in enumerate(MISTAKES[name]):
+            assert ANSWERS[name].count(old) == 1, (name, old)
+            yield f"{name} mistake {n}", (stub, ANSWERS[name].replace(old, new), "wrong.py")
+
+
+@pytest.fixture(scope="module")
+def grades(request, tmp_path_factory):
+    """{job: a future of its grade}, of the exercises that this session asks for; two at a time."""
+    asked = {item.callspec.params["stub"] for item in request.session.items}
+    pool = ThreadPoolExecutor(2)
+    yield {
+        job: pool.submit(graded, stub, source, tmp_path_factory.mktemp("student"), impl)
+        for job, (stub, source, impl) in jobs()
+        if stub in asked
+    }
+    pool.shutdown(cancel_futures=True)
+
+
+def passed(out):
+    return tuple(map(int, re.search(r"(\d+) of (\d+) graded tests pass", out).groups()))
+
+
+EVERY = pytest.mark.parametrize("stub", STUBS, ids=lambda s: s.stem)
+
+
+@pytest.mark.slow
+@EVERY
+def test_stub_fails_by_name(stub, grades):
+    """Otherwise an empty file gets a grade, or its student is not told which file to open."""
+    rc, out, _ = grades[f"{stub.stem[:4]} stub"].result()
+    good, all_ = passed(out)
+    assert rc == 1 and good == 0 < all_, out
+    assert "in homework.py" in out and out.count("NotImplementedError") > all_, out
+
+
+@pytest.mark.slow
+@EVERY
+def test_answer_passes_and_prints_the_number(stub, grades):
+    """Otherwise a right answer of another kind fails, or grading takes long."""
+    rc, out, seconds = grades[f"{stub.stem[:4]} answer"].result()
+    assert rc == 0 and len(set(passed(out))) == 1, out
+    what, number = header(stub, "Expect").split(" (")[0].split(": ")
+    assert re.search(rf"{re.escape(what)}: \S+, expected {re.escape(number)}$", out, re.M), out
+    assert seconds < 20
+
+
+@pytest.mark.slow
+@EVERY
+def test_every_mistake_is_named(stub, grades):
+    """Otherwise a student with a usual mistake learns only that it is wrong."""
+    for n, (_, new, words) in enumerate(MISTAKES[stub.stem[:4]]):
+        rc, out, _ = grades[f"{stub.stem[:4]} mistake {n}"].result()
+        assert rc == 1 and words in out.split("graded tests pass")[1], f"{new}\n{out}"
+
+
+@pytest.mark.slow
+@EVERY
+def test_nothing_is_written_to_the_student(stub, tmp_path):
+    """Otherwise a grade changes the file that it grades, or leaves others beside it."""
+    mine = tmp_path / "mine.py"
+    graded(stub, stub.read_text(), tmp_path, "mine.py")
+    assert mine.read_text() == stub.read_text()
+    assert {p.name for p in tmp_path.iterdir()} <= {"mine.py", "__pycache__"}
