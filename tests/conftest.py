@@ -14,6 +14,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from grading import Mistake
 
 import ddim_translator
@@ -31,6 +32,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    torch.set_num_threads(1)  # the tests' tensors are small: a second thread would only wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the processes that they start, too
     name = config.getoption("impl")
     config.stash[STUDENT] = {} if name is None else functions(name, config.invocation_params.dir)
     if name is not None:  # the last lines are ours
@@ -51,12 +54,13 @@ def functions(name, here):
 
 
 def load(name, here):
-    sys.path.insert(0, here)
+    """The module of a name on the path or in `here`, or of a file. UsageError if there is none."""
+    sys.path.append(here)
     try:
-        path = os.path.join(here, os.path.expanduser(name))
         if not name.endswith(".py"):
             return importlib.import_module(name)
-        stem = os.path.basename(name)[:-3]
+        path = os.path.join(here, os.path.expanduser(name))
+        stem = "student_" + os.path.basename(name)[:-3]  # their train.py is not ours
         spec = importlib.util.spec_from_file_location(stem, path)
         module = sys.modules[stem] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -126,17 +130,23 @@ def impl(request, monkeypatch):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A stub and a wrong answer are one line each, without the traceback."""
+    """A stub and a wrong answer are one line each, without the traceback. A crash keeps its own."""
     report = yield
-    if item.config.getoption("impl") is not None and call.excinfo:
-        if call.excinfo.errisinstance(NotImplementedError):
-            last = call.excinfo.traceback[-1]
-            at = os.path.relpath(str(last.path), item.config.invocation_params.dir)
-            report.longrepr = f"NotImplementedError: write {last.name} in {at}"
-            report.user_properties.append(("open", report.longrepr))
-        elif call.excinfo.errisinstance(Mistake):
-            report.longrepr = f"{call.excinfo.value}"
-            report.user_properties.append(("look", report.longrepr))
+    if item.config.getoption("impl") is None or not call.excinfo:
+        return report
+    error = call.excinfo.value
+    last = [entry for entry in call.excinfo.traceback if "site-packages" not in str(entry.path)][-1]
+    if isinstance(error, Mistake):
+        report.longrepr = str(error)
+        report.user_properties.append(("look", str(error)))
+        return report
+    at = os.path.relpath(str(last.path), item.config.invocation_params.dir)
+    if isinstance(error, NotImplementedError):
+        report.longrepr = f"NotImplementedError: write {last.name} in {at}"
+        report.user_properties.append(("open", report.longrepr))
+    elif not isinstance(error, AssertionError):
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        report.user_properties.append(("look", f"{at}, line {last.lineno + 1}: {told}"))
     return report
 
 
