@@ -20,7 +20,7 @@ def gamma_star(cM, F, z):
     """The gamma >= 0 with the largest cos(z, cM + gamma F), of one row; a float.
 
     0 where the cosine falls from gamma = 0 on. Where it grows for ever, the supremum is F's own
-    direction: return anything above 1e3 |cM|, inf included."""
+    direction: return anything above 100 |cM|, inf included."""
     raise NotImplementedError
 
 
