@@ -68,6 +68,156 @@ MISTAKES["ex02"] = [
     ("(alpha_s.sqrt() - ratio", "(alpha_s - ratio", "without its square root"),
 ]  # fmt: skip
 
+# -- guidance: along e_c - e_0; the two weights by probing
+
+ANSWERS["ex03"] = """
+import torch
+
+def guide(e_c, e_0, omega):
+    return torch.lerp(e_0, e_c, 1.0 + omega)
+
+def measure_omega(mix):
+    g = torch.Generator().manual_seed(3)
+    e = torch.randn(1, 4, generator=g, dtype=torch.float64)
+    if not torch.allclose(mix(e, e), e, atol=1e-4):
+        raise ValueError("weights")
+    return -float(mix(0 * e, e).sum() / e.sum())
+"""
+MISTAKES["ex03"] = [
+    ("1.0 + omega", "1.0 * omega", "this is diffusers' guidance_scale"),
+    ("e_0, e_c, 1.0", "e_c, e_0, 1.0", "changed places"),
+    ("e_0, e_c, 1.0 + omega", "e_c, e_0, 0.0 + omega", "guidance goes away from it"),
+    ("torch.lerp(e_0, e_c, 1.0 + omega)", "(1 + omega) * e_c + omega * e_0", "do not add up to 1"),
+    ("torch.lerp(e_0, e_c, 1.0 + omega)", "torch.cat([torch.lerp(e_0, e_c, 1.0 + omega)[:, :3], e_c[:, 3:]], 1)", "some columns are guided"),
+    ("-float(mix(0 * e, e)", "float(mix(e, 0 * e)", "the weight of e_c, 1 + omega"),
+    ("-float", "float", "the weight of e_0, -omega"),
+    ('raise ValueError("weights")', "pass", "moves where e_c = e_0: no guidance"),
+]  # fmt: skip
+
+# -- what a network may predict: a rotation by an angle, and derivatives by finite steps
+
+ANSWERS["ex04"] = """
+import torch
+
+def turn(alpha_t):
+    angle = torch.arccos(alpha_t.sqrt())
+    return angle.cos(), angle.sin()
+
+def v_target(z_0, eps, alpha_t):
+    r, w = turn(alpha_t)
+    return r * eps - w * z_0
+
+def z0_from_v(v, z_t, alpha_t):
+    r, w = turn(alpha_t)
+    return (z_t / w - v / r) / (r / w + w / r)
+
+def u_target(z_0, eps):
+    return -z_0 + eps
+
+def z0_from_u(u, z_t, alpha_t):
+    r, w = turn(alpha_t)
+    return (z_t - w * u) / (r + w)
+
+def loss_weights(alpha_t):
+    r, w = turn(alpha_t)
+    eps = -r / w
+    return eps**2, (r * eps - w)**2, (eps - 1)**2
+"""
+MISTAKES["ex04"] = [
+    ("r * eps - w * z_0", "w * z_0 - r * eps", "this is -v"),
+    ("z_t / w - v / r", "z_t / w + v / r", "v's sign"),
+    ("z_t / w - v / r", "z_t / r - v / w", "coefficients of z_t and v"),
+    ("(z_t / w - v / r) / (r / w + w / r)", "r**2 * z_t - w**2 * v", "roots are missing"),
+    ("-z_0 + eps", "z_0 - eps", "this is -u"),
+    ("(z_t - w * u) / (r + w)", "z_t - w * u", "not divided"),
+    ("(z_t - w * u) / (r + w)", "z_t - w**2 * u", "flow matching's z_t"),
+    ("return eps**2", "return 1 / eps**2", "w_eps is upside down"),
+    ("(eps - 1)**2", "1 - eps", "w_u is not squared"),
+    ("(eps - 1)**2", "1 + eps**2", "w_u lacks the mixed term"),
+    ("(r * eps - w)**2", "w**2", "w_v with eps held"),
+]  # fmt: skip
+
+# -- gamma: in the plane of cM and F, by solving 2 x 2 systems; the squared error by its slope
+
+ANSWERS["ex05"] = """
+import math
+import torch
+
+def plane(cM, F, z):
+    \"\"\"Coordinates in the plane of cM and F, the first axis along cM: cM, F, z's part.\"\"\"
+    x = cM[0] / cM[0].norm()
+    y = F[0] - (F[0] @ x) * x
+    y = y / y.norm()
+    return [(float(a[0] @ x), float(a[0] @ y)) for a in (cM, F, z)]
+
+def gamma_star(cM, F, z):
+    (a, _), (k, f), (x, y) = plane(cM, F, z)
+    if y <= 0:
+        return 0.0
+    if x * f - y * k <= 0:
+        return math.inf
+    return y * a / (x * f - y * k)
+
+def gamma_l2(cM, F, z):
+    slope = ((z - cM) * F).sum(1).mean()
+    return max(slope.item(), 0.0)
+
+def break_even(cM, F, z):
+    (a, _), (k, f), (x, y) = plane(cM, F, z)
+    up, along = 2 * x * y, x * x - y * y
+    if y <= 0:
+        return 0.0
+    if along * f - up * k <= 0:
+        return math.inf
+    return up * a / (along * f - up * k)
+"""
+MISTAKES["ex05"] = [
+    ("return y * a / (x * f - y * k)", "return a * (k * x + f * y) / x", "right only if F is orthogonal"),
+    ("return y * a / (x * f - y * k)", "return y / (x * f - y * k)", "|cM| is left out"),
+    ("    if y <= 0:\n        return 0.0\n    if x * f", "    if x * f", "no floor: F hurts here"),
+    ("    if x * f - y * k <= 0:\n        return math.inf\n", "", "the cosine grows for ever"),
+    ("return y * a / (x * f - y * k)", "return gamma_l2(cM, F, z)", "the best cosine was asked for"),
+    ("return y * a / (x * f - y * k)", "return break_even(cM, F, z)", "this is the break-even"),
+    ("max(slope.item(), 0.0)", "slope.item()", "no floor: gamma >= 0"),
+    (".sum(1).mean()", ".sum(1)[:, None].clamp(min=0).mean()", "the floor comes before the mean"),
+    ("(z - cM) * F", "z * F", "this fits z"),
+    ("return up * a / (along * f - up * k)", "return gamma_star(cM, F, z)", "this is gamma*, the best"),
+    ("return up * a /", "return y * x * a /", "half of it"),
+    ("    if along * f - up * k <= 0:\n        return math.inf\n", "", "never comes back: inf, not below 0"),
+]  # fmt: skip
+
+# -- M: by the normal equations; the formula by what F leaves of z
+
+ANSWERS["ex06"] = """
+import torch
+
+def best_M(c, z, F, gamma):
+    left = z - gamma * F
+    return torch.linalg.solve(c.T @ c, c.T @ left)
+
+def size_of_M(gamma, norm):
+    return (norm - gamma) / norm
+
+def collapsing(z):
+    return 1 / z.norm(dim=1).mean().item(), 1.0
+
+def safe_scale(z):
+    return z.var(0).mean().rsqrt()
+"""
+MISTAKES["ex06"] = [
+    ("left = z - gamma * F", "left = z", "this is M_hat"),
+    ("left = z - gamma * F", "left = z + gamma * F", "F's sign"),
+    ("c.T @ left)", "c.T @ left).T", "this is M transposed"),
+    ("(norm - gamma) / norm", "1 - gamma * norm", "gamma times norm"),
+    ("(norm - gamma) / norm", "max(0.0, 1 - gamma / norm)", "cut off at 0"),
+    ("1 / z.norm(dim=1).mean().item(), 1.0", "1.0, 1.0", "gamma = scale"),
+    ("1 / z.norm(dim=1)", "z.norm(dim=1)", "upside down"),
+    ("1 / z.norm(dim=1).mean().item()", "safe_scale(z)", "that is the remedy"),
+    ("z.var(0).mean().rsqrt()", "z.var(0).rsqrt()", "one scale per coordinate"),
+    ("z.var(0).mean().rsqrt()", "1 / z.norm(dim=1).mean()", "M collapses"),
+    ("z.var(0).mean().rsqrt()", "z.square().mean().rsqrt()", "the mean is not taken off"),
+]  # fmt: skip
+
 # -- the exam of the exam
 
 STUBS = sorted((ROOT / "assignments").glob("ex*.py"))

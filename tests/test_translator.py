@@ -36,29 +36,25 @@ def double():
 
 
 class Exact(torch.nn.Module):
-    """The optimal network for z_0 | c ~ N(mean(c), diag(var)), for any of the three outputs."""
+    """The optimal network for z_0 | c ~ N(mean(c), diag(var)), for any output; without c: var0."""
 
-    def __init__(self, translator, mean, var):
+    def __init__(self, translator, mean, var, var0=None):
         super().__init__()
-        self.alpha, self.predict, self.mean, self.var = (
-            translator.alpha,
-            translator.predict,
-            mean,
-            var,
-        )
-        self.calls = []
+        self.alpha, self.predict, self.calls = translator.alpha, translator.predict, []
+        self.mean, self.var, self.var0 = mean, var, var if var0 is None else var0
 
     def forward(self, z_t, t, c, keep=None):
         self.calls.append(len(z_t))
         a = self.alpha[t][:, None]
-        mean = self.mean(c)
+        mean, var = self.mean(c), self.var
         if keep is not None:
             mean = torch.where(keep[:, None], mean, -2.0)  # "unconditional": another mean
-        gain = a.sqrt() * self.var / (a * self.var + 1 - a)
+            var = torch.where(keep[:, None], var, self.var0)
+        gain = a.sqrt() * var / (a * var + 1 - a)
         z_0 = mean + gain * (z_t - a.sqrt() * mean)
         eps = (z_t - a.sqrt() * z_0) / (1 - a).sqrt()
         v = a.sqrt() * eps - (1 - a).sqrt() * z_0
-        return {"z_0": z_0, "eps": eps, "v": v}[self.predict]
+        return {"z_0": z_0, "eps": eps, "v": v, "u": eps - z_0}[self.predict]
 
 
 GEN = torch.Generator().manual_seed(0)
@@ -244,17 +240,39 @@ def test_ddim_with_eta_one_is_ddpm():
 # -- guidance
 
 
+def in_part(got, want, rest):
+    """want in the columns where got has it, rest in the others."""
+    if getattr(got, "shape", None) != want.shape:
+        return rest
+    return torch.where(torch.isclose(got, want).all(0), want, rest)
+
+
+@graded("guide")
 def test_guidance_convention():
     """Otherwise omega means something else: 0 conditional, -1 unconditional, 3 = 4 e_c - 3 e_0."""
     e_c, e_0 = torch.randn(2, B, H2)
-    torch.testing.assert_close(guide(e_c, e_0, 0), e_c)
-    torch.testing.assert_close(guide(e_c, e_0, -1), e_0)
-    torch.testing.assert_close(guide(e_c, e_0, 3), 4 * e_c - 3 * e_0)
+    for omega, want in ((3, 4 * e_c - 3 * e_0), (0, e_c), (-1, e_0)):
+        got = guide(e_c, e_0, omega)
+        wrong = {
+            "omega = 0 must be conditional: this is diffusers' guidance_scale, 1 + omega": (
+                e_0 + omega * (e_c - e_0)
+            ),
+            "e_c and e_0 have changed places: omega = 0 must be e_c": e_0 + omega * (e_0 - e_c),
+            "from e_c towards e_0: guidance goes away from it": e_c + omega * (e_0 - e_c),
+            "the weights do not add up to 1: where e_c = e_0, guidance moves nothing": (
+                e_c + omega * (e_c + e_0)
+            ),
+            "omega changes nothing: this is e_c": e_c,
+            "some columns are guided, the others are e_c: a network's output is guided in all": (
+                in_part(got, want, e_c)
+            ),
+        }
+        grade(got, want, wrong, what=f"the output at omega = {omega}")
 
 
+@graded("guide")
 @pytest.mark.parametrize("predict", ["z_0", "eps", "v"])
-@pytest.mark.parametrize("omega", [-1.0, 0.0, 3.0])
-def test_guided_estimate(omega, predict):
+def test_guided_estimate(predict):
     """Or guidance acts on the wrong half, on some coordinates only, or not on eps (Eq. 4)."""
     tr, c, z_t, t = exact(predict), torch.randn(B, H1), torch.randn(B, H2), 600
     a = tr.alpha[t]
@@ -262,9 +280,42 @@ def test_guided_estimate(omega, predict):
     for keep in (torch.ones(B, dtype=torch.bool), torch.zeros(B, dtype=torch.bool)):
         z_0 = tr.z0_of(tr.net(z_t, torch.full((B,), t), c, keep), z_t, a)
         eps.append((z_t - a.sqrt() * z_0) / (1 - a).sqrt())
-    e = (1 + omega) * eps[0] - omega * eps[1]
-    want = (z_t - (1 - a).sqrt() * e) / a.sqrt()
-    torch.testing.assert_close(tr.denoise(z_t, t, c, omega), want)
+    for omega in (-1.0, 0.0, 3.0):
+        e = (1 + omega) * eps[0] - omega * eps[1]
+        want = (z_t - (1 - a).sqrt() * e) / a.sqrt()
+        what = f"the guided z_0 of a network that outputs {predict}"
+        grade(tr.denoise(z_t, t, c, omega), want, what=what)
+
+
+@graded("guide")
+def test_guided_std(impl):
+    """Otherwise guided samples have another spread than sqrt(v) (v / v0)^(omega / 2) (G8)."""
+    tr, c = exact(), torch.randn(1, H1).expand(2, -1)
+    tr.net = Exact(tr, lambda c: c @ MAP, torch.tensor(0.25), torch.tensor(1.0))
+    start = torch.stack([torch.zeros(H2), torch.ones(H2)])  # affine: two starts tell the std
+    for omega in (-1.0, 1.0):
+        std = tr.cdim(c, start, 1000, omega).diff(dim=0).mean().item()
+        what = f"the std of samples guided by omega = {omega}, 1000 steps,"
+        grade(std, 0.5 * 0.25 ** (omega / 2), rtol=0.06, what=what)  # the steps cost 0.01
+    impl.number("std of guided samples", std, 0.238, 0.001)
+
+
+@graded("measure_omega")
+def test_measured_omega(impl):
+    """Otherwise another program's guidance is taken for MT's, off by 1 or by a sign."""
+    for scale in (7.5, 0.3, 1.0, 0.0):
+        mix = lambda c, u: u + scale * (c - u)
+        wrong = {
+            "this is the weight of e_c, 1 + omega: no guidance at all would be 1": scale,
+            "this is the weight of e_0, -omega": 1 - scale,
+        }
+        told = f"omega of e_0 + {scale} (e_c - e_0)"
+        grade(impl.measure_omega(mix), scale - 1, wrong, what=told)
+    rounded = impl.measure_omega(lambda c, u: 2.2 * c - 1.2 * u)  # the sum is 1 + 2e-16
+    grade(rounded, 1.2, what="omega of 2.2 e_c - 1.2 e_0")
+    for w_c, w_0 in ((7.5, -7.5), (1.0, 0.1)):
+        told = f"{w_c} e_c + ({w_0}) e_0 moves where e_c = e_0: no guidance, raise a ValueError"
+        refuses(lambda: impl.measure_omega(lambda c, u: w_c * c + w_0 * u), told)
 
 
 def test_guided_step_is_one_call():
@@ -272,6 +323,107 @@ def test_guided_step_is_one_call():
     tr = exact()
     tr.cdim(torch.randn(B, H1), torch.randn(B, H2), 3, omega=2.0)
     assert tr.net.calls == [2 * B] * 3
+
+
+# -- what a network may predict
+
+
+def levels():
+    """z_0, eps (B, H2), alpha (B, 1) of five levels, and Eq. 1's z_t."""
+    z_0, eps, a = *torch.randn(2, B, H2), make_alpha()[[1, 200, 400, 700, 1000]][:, None]
+    return z_0, eps, a, a.sqrt() * z_0 + (1 - a).sqrt() * eps
+
+
+@graded("v_target")
+def test_v_target(impl):
+    """Otherwise the network learns another v than z0_from_v is written for."""
+    z_0, eps, a, _ = levels()
+    want, z = a.sqrt() * eps - (1 - a).sqrt() * z_0, a.sqrt()
+    wrong = {
+        "this is -v: z_0 has the minus": -want,
+        "the minus of z_0 is missing": want + 2 * (1 - a).sqrt() * z_0,
+        "the roots are missing: alpha_t is a share of variance": a * eps - (1 - a) * z_0,
+        "the two roots have changed places": (1 - a).sqrt() * eps - z * z_0,
+    }
+    grade(impl.v_target(z_0, eps, a), want, wrong, what="v")
+
+
+@graded("z0_from_v")
+def test_z0_from_v(impl):
+    """Otherwise samples are made from another z_0 than the network means by its v."""
+    z_0, eps, a, z_t = levels()
+    v, r, w = a.sqrt() * eps - (1 - a).sqrt() * z_0, a.sqrt(), (1 - a).sqrt()
+    wrong = {
+        "v's sign: with the noise taken out, less v is left, not more": r * z_t + w * v,
+        "the coefficients of z_t and v have changed places": w * z_t - r * v,
+        "the roots are missing: alpha_t is a share of variance": a * z_t - (1 - a) * v,
+        "this is eps, not z_0": eps,
+        "v is taken for eps: this inverts Eq. 1": (z_t - w * v) / r,
+    }
+    grade(impl.z0_from_v(v, z_t, a), z_0, wrong, what="z_0 from v")
+
+
+@graded("u_target")
+def test_u_target(impl):
+    """Otherwise the network learns another u than z0_from_u is written for."""
+    z_0, eps, _, _ = levels()
+    wrong = {
+        "this is -u: u goes from the data to the noise": z_0 - eps,
+        "this is a sum: u is a difference": z_0 + eps,
+    }
+    grade(impl.u_target(z_0, eps), eps - z_0, wrong, what="u")
+
+
+@graded("z0_from_u")
+def test_z0_from_u(impl):
+    """Otherwise samples are made from another z_0 than the network means by its u."""
+    z_0, eps, a, z_t = levels()
+    u, r, w = eps - z_0, a.sqrt(), (1 - a).sqrt()
+    wrong = {
+        "not divided: z_t - sqrt(1 - alpha_t) u still has sqrt(alpha_t) + sqrt(1 - alpha_t) "
+        "times z_0": z_t - w * u,
+        "divided by sqrt(alpha_t): u holds some of z_0, too": (z_t - w * u) / r,
+        "the roots are missing: this is for flow matching's z_t": z_t - (1 - a) * u,
+        "u's sign: u is eps - z_0": (z_t + w * u) / (r + w),
+        "this is eps, not z_0": eps,
+    }
+    grade(impl.z0_from_u(u, z_t, a), z_0, wrong, what="z_0 from u")
+
+
+@pytest.mark.parametrize("x", [pytest.param(x, marks=graded(f"z0_from_{x}")) for x in "vu"])
+def test_ddim_of_a_network_that_answers(x, impl):
+    """Otherwise CDIM does not end at the truth when the exact network answers v or u."""
+    tr, c = exact(), torch.randn(1, H1)
+    tr.net.predict, tr.z0_of = x, getattr(impl, f"z0_from_{x}")
+    mean, cov = impulses(tr, c, 400, 0.0)
+    what = f"of the samples of a network that answers {x}"
+    grade(mean, (c @ MAP + SHIFT)[0], rtol=0.02, atol=0.03, what=f"the mean {what}")
+    grade(cov, torch.diag(VAR), rtol=0.06, atol=0.01, what=f"the covariance {what}")
+
+
+@graded("loss_weights")
+def test_loss_weights(impl):
+    """Otherwise a squared error of eps, v or u is not w times that of z_0, z_t being given."""
+    z_0, eps, a, z_t = levels()
+    near = z_0 + torch.randn(B, H2)
+    hat = (z_t - a.sqrt() * near) / (1 - a).sqrt()
+    pairs = {"eps": (eps, hat), "u": (eps - z_0, hat - near)}
+    pairs["v"] = [a.sqrt() * e - (1 - a).sqrt() * z for z, e in ((z_0, eps), (near, hat))]
+    got, a = impl.loss_weights(a[:, 0]), a[:, 0]
+    if not isinstance(got, tuple | list) or len(got) != 3:
+        raise Mistake("loss_weights returns three tensors: w_eps, w_v, w_u")
+    held = "w_{} with eps held: at a given z_t another z_0 is another eps"
+    fixed = {"eps": {"this is w_v: the order is w_eps, w_v, w_u": 1 / (1 - a)}}
+    fixed |= {"v": {held.format("v"): 1 - a}, "u": {held.format("u"): 1 + 0 * a}}
+    fixed["u"]["w_u lacks the mixed term of its square"] = 1 / (1 - a)
+    for x, w in zip(("eps", "v", "u"), got, strict=True):
+        want = (pairs[x][0] - pairs[x][1]).square().sum(1) / (near - z_0).square().sum(1)
+        wrong = fixed[x] | {
+            f"w_{x} is upside down: it multiplies the error of z_0": 1 / want,
+            f"w_{x} is not squared": want.sqrt(),
+        }
+        grade(w, want, wrong, what=f"w_{x}")
+    impl.number("weight of eps at t = T", got[0][-1].item(), 3.25e-4, 1e-6)
 
 
 # -- the network
@@ -508,6 +660,7 @@ def test_draw_noise():
 # -- gamma
 
 
+@graded("gamma_star")
 def test_gamma_star_is_the_best_gamma():
     """Otherwise the closed form is wrong: a fine grid must not beat it, for random triples."""
     for seed in range(20):
@@ -516,8 +669,95 @@ def test_gamma_star_is_the_best_gamma():
         cM = 3 * torch.randn(1, H2) + z
         F = torch.nn.functional.normalize(torch.randn(1, H2) + 0.7 * z)
         cos = lambda g: torch.cosine_similarity(z, cM + g * F).item()  # noqa: B023
-        best = max(cos(g) for g in np.geomspace(1e-3, 300, 800))
-        assert cos(gamma_star(cM, F, z)) > best - 1e-4
+        best = max(np.geomspace(1e-3, 300, 800), key=cos)
+        gamma = gamma_star(cM, F, z)
+        if not cos(min(gamma, 1e6)) > cos(best) - 1e-4:
+            told = f"{cos(gamma):.4f} at {gamma:.4g}, the gamma* of seed {seed}"
+            raise Mistake(f"cosine {told}, and {cos(best):.4f} at {best:.4g}")
+
+
+def rows_by_hand(F):
+    """cM = (9, 0, 0), F, z = (18, 6, 12) as they are and in H2 dimensions, then a, c1, q, kappa."""
+    rows = torch.tensor([[9.0, 0, 0], F, [18, 6, 12]])
+    for frame in (torch.eye(3), torch.linalg.qr(torch.randn(H2, 3))[0].T):
+        cM, F, z = rows[:, None] @ frame
+        cos = torch.cosine_similarity
+        numbers = cM.norm(), cos(z, cM), cos(z, F), cos(cM, F)
+        yield cM, F, z, *(x.item() for x in numbers)
+
+
+@graded("gamma_star")
+def test_gamma_star_by_hand(impl):
+    """Otherwise gamma* is not 5, where z_hat = (12, 4, 0) is along z's part in the plane."""
+    for *row, a, c1, q, kappa in rows_by_hand((0.6, 0.8, 0)):
+        wrong = {
+            "kappa = cos(cM, F) is left out: right only if F is orthogonal to cM": a * q / c1,
+            "kappa is left out of the numerator": a * q / (c1 - q * kappa),
+            "kappa is left out of the denominator": a * (q - c1 * kappa) / c1,
+            "|cM| is left out: twice as long a cM takes twice the gamma": 5 / a,
+            "this gamma has the least squared error, the best cosine was asked for": 10.2,
+            "this is the break-even, where F stops to help; it helps most before": 135 / 7,
+            "this is cos(z, F): right only in MT's own model, unit z and F orthogonal to cM": q,
+        }
+        gamma = impl.gamma_star(*row)
+        grade(gamma, 5, wrong, what="gamma*")
+    for *row, a, c1, q, kappa in rows_by_hand((0.8, -0.6, 0)):
+        below = {"no floor: F hurts here, and gamma >= 0": a * (q - c1 * kappa) / (c1 - q * kappa)}
+        grade(impl.gamma_star(*row), 0, below, what="gamma* of an F that hurts")
+    z, other = torch.eye(H2)[:2, None]
+    cM, F = 2 * other, torch.nn.functional.normalize(z + 0.5 * other)  # F needs no more of cM
+    if not impl.gamma_star(cM, F, z) > 200:
+        raise Mistake("the cosine grows for ever here: gamma* must be large, or inf")
+    impl.number("gamma* of the row by hand", float(gamma), 5, 1e-6)
+
+
+@graded("gamma_l2")
+def test_gamma_of_the_squared_error(impl):
+    """Otherwise the squared error has its minimum elsewhere: a least squares fit of one number."""
+    cM, F = torch.randn(B, H2), torch.nn.functional.normalize(torch.randn(B, H2))
+    z = cM + torch.tensor([[-3.0], [1.0], [2.0], [4.0], [6.0]]) * F + 0.3 * torch.randn(B, H2)
+    want = np.linalg.lstsq(F.reshape(-1, 1).numpy(), (z - cM).flatten().numpy(), rcond=None)[0][0]
+    rows = ((z - cM) * F).sum(1)
+    wrong = {
+        "one gamma for each row: one for all was asked for": rows,
+        "the floor comes before the mean: it is for the one gamma, not for each row": (
+            rows.clamp(min=0).mean()
+        ),
+        "cM is not taken off: this fits z": (z * F).sum(1).mean(),
+        "a sum over rows, not a mean": rows.sum(),
+        "a mean over coordinates, too: a squared length is a sum": rows.mean() / H2,
+        "this is the cosine's gamma*, the squared error was asked for": gamma_star(cM, F, z),
+    }
+    grade(impl.gamma_l2(cM, F, z), want, wrong, what="the L2 gamma")
+    grade(
+        impl.gamma_l2(z, F, cM),
+        0,
+        {"no floor: gamma >= 0": -want},
+        what="the L2 gamma where F hurts",
+    )
+
+
+@graded("break_even")
+def test_break_even_by_hand(impl):
+    """Otherwise F is said to help where it hurts: at 135/7 the cosine is that of cM again."""
+    even = lambda a, c1, q, kappa: 2 * a * c1 * (q - c1 * kappa) / (c1**2 - q**2)
+    for *row, a, c1, q, _ in rows_by_hand((0.6, 0.8, 0)):
+        wrong = {
+            "this is gamma*, the best: the cosine comes back later": 5,
+            "inf: F alone is not as good as cM here, so the cosine does come back": np.inf,
+            "half of it: to the other side it is as far again": 135 / 14,
+            "|cM| is left out: twice as long a cM takes twice the gamma": 135 / 7 / a,
+            "cos(z, cM) is left out as a factor": 135 / 7 / c1,
+            "kappa = cos(cM, F) is left out": even(a, c1, q, 0),
+        }
+        grade(impl.break_even(*row), 135 / 7, wrong, what="the break-even")
+    for *row, a, c1, q, kappa in rows_by_hand((0.8, -0.6, 0)):
+        wrong = {"F hurts from the start, so break-even is 0, not below": even(a, c1, q, kappa)}
+        grade(impl.break_even(*row), 0, wrong, what="the break-even of an F that hurts")
+    for *row, a, c1, q, kappa in rows_by_hand((0.8, 0.36, 0.48)):
+        never = "F alone is better than cM, the cosine never comes back: inf, not "
+        wrong = {never + "below 0": even(a, c1, q, kappa), never + "0": 0.0}
+        grade(impl.break_even(*row), np.inf, wrong, what="the break-even where F alone is better")
 
 
 def test_gamma_star_at_its_ends():
@@ -541,3 +781,108 @@ def test_best_gamma_of_many_samples():
     star, best = gamma_star(cM, F, z), best_gamma(cM, F, z)
     assert cos(best) >= max(cos(g) for g in np.geomspace(star / 4, star * 4, 300)) - 1e-4
     assert cos(best) > cos(star) + 1e-4
+
+
+# -- what becomes of M
+
+
+def fit(c, z):
+    return torch.from_numpy(np.linalg.lstsq(c.numpy(), z.numpy(), rcond=None)[0])
+
+
+def one_length(norm, n=40):
+    """c (n, H1), z (n, H2) of this length, not of mean 0, and F = z / |z|."""
+    c = torch.randn(n, H1)
+    F = torch.nn.functional.normalize(c @ MAP + SHIFT + torch.randn(n, H2))
+    return c, norm * F, F
+
+
+@graded("best_M")
+def test_best_M(impl):
+    """Otherwise M is not the least squares fit of what F leaves."""
+    c, z, gamma = torch.randn(20, H1) + 0.5, torch.randn(20, H2), 1.7
+    F = torch.nn.functional.normalize(z + torch.randn(20, H2))
+    left, mean = z - gamma * F, lambda x: x - x.mean(0)
+    wrong = {
+        "F is left out: this is M_hat": fit(c, z),
+        "gamma is left out": fit(c, z - F),
+        "F's sign: M is to fit what F leaves": fit(c, z + gamma * F),
+        "a bias is fitted, none was asked for": fit(mean(c), mean(left)),
+        "this is M transposed: c M is (N, h2)": fit(c, left).T,
+        "(c'c)^-1 is missing: c is not white": c.T @ left / 20,
+        "(c'c)^-1 is missing": c.T @ left,
+    }
+    grade(impl.best_M(c, z, F, gamma), fit(c, left), wrong, what="M")
+
+
+@graded("size_of_M")
+def test_size_of_M(impl):
+    """Otherwise L9's formula is not what least squares gives where F = z / |z|."""
+    for gamma, norm in ((0.5, 3.0), (3.0, 2.0), (1.0, 128**0.5)):
+        c, z, F = one_length(norm)
+        M_hat = fit(c, z)
+        want, x = (
+            ((fit(c, z - gamma * F) * M_hat).sum() / M_hat.square().sum()).item(),
+            gamma / norm,
+        )
+        wrong = {
+            "gamma times norm: the longer z, the less of it F takes": 1 - gamma * norm,
+            "this is F's share: M has the rest": x,
+            "upside down: F's share is gamma / norm": 1 - norm / gamma,
+            "Pythagoras: F is not orthogonal to c M here": abs(1 - x**2) ** 0.5,
+            "squares: lengths along one direction add up as they are": 1 - x**2,
+            "cut off at 0: where gamma > |z|, c M points away from z": max(0.0, 1 - x),
+            "sign: where gamma > |z|, c M points away from z": abs(1 - x),
+        }
+        size = impl.size_of_M(gamma, norm)
+        grade(size, want, wrong, what=f"the size at gamma = {gamma}, |z| = {norm:.4g}")
+    impl.number("size of M at gamma = 1 and |z| = sqrt(128)", float(size), 0.9116, 1e-4)
+
+
+@graded("collapsing")
+def test_collapsing(impl):
+    """Otherwise something is left for M: gamma has to be the length of the scaled latents."""
+    for norm in (3.7, 0.6):
+        z = one_length(norm, 4000)[1]
+        got = impl.collapsing(z)
+        try:
+            scale, gamma = map(float, got)
+        except (TypeError, ValueError, RuntimeError):
+            raise Mistake("collapsing returns two numbers: scale, gamma") from None
+        if not (scale > 0 and gamma > 0):
+            raise Mistake("scale and gamma have to be numbers above 0")
+        wide = (z - z.mean(0)).square().mean().sqrt().item()
+        ratios = {
+            "gamma = scale: that is enough where |z| = 1, and here it is another number": 1.0,
+            "upside down, or changed places: (scale, gamma), and scale * |z| = gamma": 1 / norm,
+            "that is the remedy: numbers of mean square 1 make |z| about sqrt(h2), not gamma": wide,
+            "that is the remedy: numbers of mean square 1 make |z| sqrt(h2), not gamma": (
+                norm / H2**0.5
+            ),
+        }
+        grade(gamma / scale, norm, ratios, rtol=1e-3, what="gamma / scale")
+
+
+@graded("safe_scale")
+def test_safe_scale(impl):
+    """Otherwise latents are not of mean square 1 about their mean, or cosines change."""
+    z = torch.randn(3000, H2) * torch.linspace(0.5, 6, H2) + torch.linspace(-4, 3, H2)
+    off = z - z.mean(0)
+    length = lambda x: {
+        "on average": x.norm(dim=1).mean(),
+        "in mean square": x.square().sum(1).mean().sqrt(),
+    }
+    told = "rows of length 1 {}, {}: gamma = 1 is as long as that, and M collapses"
+    unit = {told.format(how, "mean and all"): 1 / n for how, n in length(z).items()}
+    unit |= {told.format(how, "about the mean"): 1 / n for how, n in length(off).items()}
+    wrong = unit | {
+        "one scale per coordinate changes cosines: one number was asked for": 1 / off.std(0),
+        "one length per row: one number was asked for": 1 / z.norm(dim=1),
+        "the mean is not taken off: a mean square about 0": z.square().mean().rsqrt(),
+        "one mean for all numbers: each coordinate has its own": 1 / z.std(),
+        "upside down: this is the std": off.square().mean().sqrt(),
+        "a root is missing: 1 over the variance": 1 / off.square().mean(),
+        "a mean of the coordinates' std: the mean square was asked for": 1 / off.std(0).mean(),
+    }
+    # N - 1 in place of N is fine
+    grade(impl.safe_scale(z), off.square().mean().rsqrt(), wrong, rtol=1e-3, what="the scale")
