@@ -160,7 +160,7 @@ MISTAKES["ex09"] = [
     ("(twins[:, None] == twins) & ~own", "own & ~own", "twins still count as negatives"),
     (" & ~own", "", "its own pair has to stay"),
     ("-torch.inf", "0.0", "put -inf"),
-    ("right = S.diagonal()", "S = u @ v.T / tau; right = S.masked_fill(twins[:, None] != twins, -torch.inf).logsumexp(1)", "a second positive"),
+    ("right = S.diagonal()\n    return ((S.logsumexp(1) - right) + (S.logsumexp(0) - right)).mean()", "right, S = (u @ v.T / tau).masked_fill(twins[:, None] != twins, -torch.inf), u @ v.T / tau\n    return (S.logsumexp(1) - right.logsumexp(1) + S.logsumexp(0) - right.logsumexp(0)).mean()", "a second positive"),
 ]  # fmt: skip
 
 # -- turns: by parts, not by names of parameters
