@@ -216,6 +216,132 @@ MISTAKES["ex06"] = [
     ("z.var(0).mean().rsqrt()", "z.var(0).rsqrt()", "one scale per coordinate"),
     ("z.var(0).mean().rsqrt()", "1 / z.norm(dim=1).mean()", "M collapses"),
     ("z.var(0).mean().rsqrt()", "z.square().mean().rsqrt()", "the mean is not taken off"),
+
+# -- the bridge's pins: the joint Gaussian of (z_t, z_T), not the product of two
+
+ANSWERS["ex07"] = """
+import torch
+
+def pinned(s_t, rho2_t, s_T, rho2_T):
+    cov = s_t * s_T * rho2_t
+    gain = cov / (s_T**2 * rho2_T)
+    var = s_t**2 * rho2_t - gain * cov
+    return gain, s_t - gain * s_T, var.clamp(min=0).sqrt()
+"""
+MISTAKES["ex07"] = [
+    ("rho2_t - gain * cov", "rho2_t", "std_t is not 0 at T"),
+    ("gain, s_t - gain * s_T,", "s_t - gain * s_T, gain,", "changed places"),
+    ("cov / (s_T**2 * rho2_T)", "rho2_t / rho2_T", "right for VE only: z_T"),
+    ("s_t * s_T * rho2_t", "s_t**2 * rho2_t", "is not var(z_t)"),
+    ("cov / (s_T**2 * rho2_T)", "(rho2_t / rho2_T).sqrt() * s_t / s_T", "a_t has rho_t / rho_T"),
+    ("s_t - gain * s_T", "s_t", "b_t leaves z_0 in the mean at T"),
+    ("s_t - gain * s_T", "1 - gain", "need not add up to 1"),
+    ("s_t - gain * s_T", "1 - rho2_t / rho2_T", "right for VE only: z_0"),
+    (".clamp(min=0).sqrt()", "", "this is the variance"),
+    ("cov / (s_T**2 * rho2_T)", "s_t / s_T / (1 / rho2_t + 1 / (rho2_T - rho2_t)) / (rho2_T - rho2_t)", "do not divide by them"),
+    ("var.clamp(min=0).sqrt()", "s_t * rho2_t.sqrt() * (1 - rho2_t / rho2_T)", "without its root"),
+]  # fmt: skip
+
+# -- DBIM: as an update of z_t, and the boot as the same step with nothing kept
+
+ANSWERS["ex08"] = """
+import torch
+
+def dbim(denoise, z_T, kernel, times, eta=0.0, order=1, randn=torch.randn):
+    z = z_T
+    for n, (t, s) in enumerate(zip(times, times[1:])):
+        z0_hat = denoise(z, t)
+        (a, b, std), (a_s, b_s, std_s) = kernel(t), kernel(s)
+        markov = (std_s**2 - (std * a_s / a) ** 2).clamp(min=0).sqrt()
+        omega = std_s if n == 0 else eta * markov
+        keep = 0 if n == 0 else (std_s**2 - omega**2).clamp(min=0).sqrt() / std
+        fresh = omega * randn(z_T.shape, device=z_T.device)
+        z = keep * z + (a_s - keep * a) * z_T + (b_s - keep * b) * z0_hat + fresh
+    return z
+
+def evaluations(sampler, steps, churn=0.0):
+    if sampler not in ("dbim", "heun"):
+        raise ValueError(sampler)
+    each = {"dbim": 1, "heun": 3 if churn else 2}[sampler]
+    return each * steps - (each > 1)
+"""
+MISTAKES["ex08"] = [
+    ("std_s if n == 0", "0 * std_s if n == 0", "no booting noise"),
+    ("keep = 0 if n == 0 else", "keep =", "eps_hat is 0 / 0"),
+    ("(std_s**2 - omega**2).clamp(min=0).sqrt() / std", "std_s / std", "is not subtracted"),
+    ("(std_s**2 - omega**2).clamp(min=0).sqrt() / std", "(std_s - omega) / std", "not std"),
+    ("eta * markov", "eta * std_s", "not Markov"),
+    ("eta * markov", "eta**0.5 * markov", "eta scales omega"),
+    ("omega = std_s if n == 0 else eta * markov", "omega = std_s if n == 0 else eta * std", "noise at the last step"),
+    ("(a_s - keep * a) * z_T", "-keep * a * z_T", "forgets a_s z_T"),
+    ("(a_s - keep * a) * z_T", "a_s * z_T", "eps_hat has a_t z_T in it"),
+    (" + fresh", " + (fresh if n == 0 else 0)", "no fresh noise is added"),
+    ("3 if churn else 2", "1", "counted once a step"),
+    ("- (each > 1)", "", "is Euler's"),
+    ("3 if churn else 2", "2", "one evaluation more"),
+    ("- (each > 1)", "+ (1 - 2 * (each > 1))", "the boot costs one"),
+]  # fmt: skip
+
+# -- InfoNCE: by logsumexp of the scores
+
+ANSWERS["ex09"] = """
+import torch
+
+def info_nce(z_0, z_T, tau):
+    return info_nce_twins(z_0, z_T, tau, torch.arange(len(z_0)))
+
+def info_nce_twins(z_0, z_T, tau, twins):
+    u, v = z_0.flatten(1), z_T.flatten(1)
+    u, v = u / u.norm(dim=1, keepdim=True), v / v.norm(dim=1, keepdim=True)
+    S, own = u @ v.T / tau, torch.eye(len(u)).bool()
+    S = S.masked_fill((twins[:, None] == twins) & ~own, -torch.inf)
+    right = S.diagonal()
+    return ((S.logsumexp(1) - right) + (S.logsumexp(0) - right)).mean() / 2
+"""
+MISTAKES["ex09"] = [
+    ("return ((S", "return -((S", "the printed sign"),
+    ("v.T / tau", "v.T * tau", "tau is multiplied"),
+    ("(S.logsumexp(0) - right)", "(S.logsumexp(1) - right)", "one direction only"),
+    ("u / u.norm(dim=1, keepdim=True), v / v.norm(dim=1, keepdim=True)", "u, v", "not made unit vectors"),
+    ("u, v = z_0.flatten(1), z_T.flatten(1)\n    u, v = u / u.norm(dim=1, keepdim=True), v / v.norm(dim=1, keepdim=True)", "u, v = ((z / z.norm(dim=2, keepdim=True)).flatten(1) for z in (z_0, z_T))", "unit vectors, not items"),
+    (".mean() / 2", ".sum() / 2", "a sum over the batch"),
+    (".mean() / 2", ".mean()", "twice as large"),
+    ("(twins[:, None] == twins) & ~own", "own & ~own", "twins still count as negatives"),
+    (" & ~own", "", "its own pair has to stay"),
+    ("-torch.inf", "0.0", "put -inf"),
+    ("right = S.diagonal()\n    return ((S.logsumexp(1) - right) + (S.logsumexp(0) - right)).mean()", "right, S = (u @ v.T / tau).masked_fill(twins[:, None] != twins, -torch.inf), u @ v.T / tau\n    return (S.logsumexp(1) - right.logsumexp(1) + S.logsumexp(0) - right.logsumexp(0)).mean()", "a second positive"),
+]  # fmt: skip
+
+# -- turns: by parts, not by names of parameters
+
+ANSWERS["ex10"] = """
+import torch
+
+def freeze(bridge, turn):
+    moving = {"bridge": ["net"], "both": ["net", "E_x", "E_y", "D_x", "D_y"]}
+    for name, part in bridge.named_children():
+        part.requires_grad_(name in moving.get(turn, ["E_x", "E_y", "D_x", "D_y"]))
+
+def turn_step(bridge, optimizer, y, x, noise, turn):
+    optimizer.zero_grad(set_to_none=True)
+    loss = bridge.loss(y, x, noise, turn)[0]
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+"""
+MISTAKES["ex10"] = [
+    ("part.requires_grad_(name in", "print(name in", "nothing is frozen"),
+    ("part.requires_grad_(name in", "part.requires_grad_(turn != 'both' and name not in", "changed places"),
+    ("part.requires_grad_(name in moving", "if name not in moving.get(turn, ['E_x', 'E_y', 'D_x', 'D_y']): part.requires_grad_(name in moving", "set back to True"),
+    ('["E_x", "E_y", "D_x", "D_y"]))', '["E_x", "E_y", "D_x"]))', "D_y, which is there"),
+    ('{"bridge": ["net"], "both"', '{"bridge": ["net"], "apart": ["net", "E_x", "E_y", "D_x", "D_y"], "both"', "turn 'apart': nothing is frozen"),
+    ("def turn_step", "    if turn == 'modality': bridge.denoise = torch.no_grad()(bridge.denoise)\n\ndef turn_step", "cuts the graph"),
+    ("    optimizer.zero_grad(set_to_none=True)\n", "", "one of an earlier turn"),
+    ("set_to_none=True", "set_to_none=False", "is 0, not None"),
+    ("    optimizer.step()\n", "", "does the optimizer step"),
+    ("    optimizer.step()\n", "    optimizer.zero_grad()\n    optimizer.step()\n", "no parameter moves"),
+    ("    optimizer.step()\n", "    torch.optim.AdamW(bridge.parameters(), 0.01).step()\n", "momentum is lost"),
+    ("loss.item()", "loss", "not a float"),
 ]  # fmt: skip
 
 # -- the exam of the exam

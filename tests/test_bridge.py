@@ -7,19 +7,21 @@ and variance exactly. The kernel, Heun and the preconditioning have their own de
 base process conditioned on its end, DDBM's printed f, g^2, s and h, and numpy's least squares.
 """
 
+import copy
 import functools
 import math
 
 import numpy as np
 import pytest
 import torch
+from grading import Mistake, grade, graded, refuses
 from scipy.integrate import quad
 
 import latent_bridge as lb
 from latent_bridge import DESIGNS, Bridge, Decoder, Encoder, Kernel, dbim, grid, heun, info_nce
 
 B, N, D, W = 5, 4, 6, 16
-KINDS, END = ("vp", "ve"), {"vp": 1.0, "ve": 80.0}
+KINDS, END = ("vp", "ve"), {"vp": 1.0, "ve": 80.0, "sub-vp": 1.0}
 INSIDE = [1e-6, 1e-3, 0.01, 0.2, 0.5, 0.69, 0.9, 0.999]  # times, as shares of T
 close = torch.testing.assert_close
 
@@ -34,11 +36,11 @@ def seed():
 
 @functools.lru_cache
 def base(kind, t):
-    """s_t and sigma_t^2 of z_t = s_t z_0 + sigma_t eps; VP by integrating beta."""
+    """s_t and sigma_t^2 of z_t = s_t z_0 + sigma_t eps; VP, sub-VP by integrating beta."""
     if kind == "ve":
         return 1.0, t**2
     u = quad(lambda x: 2 * x + 0.1, 0, t)[0]
-    return math.exp(-u / 2), -math.expm1(-u)
+    return math.exp(-u / 2), (-math.expm1(-u)) ** (2 if kind == "sub-vp" else 1)
 
 
 def conditioned(kind, t):
@@ -82,6 +84,80 @@ def test_rates_and_g2(kind):
         assert float(kernel.g2(t)) == pytest.approx(g2, rel=1e-6)
 
 
+# -- the kernel's coefficients as an exercise: any base process
+
+
+def known(kind, times):
+    """s_t and rho_t^2 of the base process, (n,) float64."""
+    s, var = torch.tensor([base(kind, float(t)) for t in times], dtype=torch.float64).T
+    return s, var / s**2
+
+
+def three(answer):
+    if not isinstance(answer, tuple | list) or len(answer) != 3:
+        raise Mistake("pinned has to return three tensors: a_t, b_t, std_t")
+    if any(torch.as_tensor(c).isnan().any() for c in answer):
+        raise Mistake(
+            "NaN: at the ends rho2_t or rho2_T - rho2_t is 0, do not divide by them; and clamp a "
+            "variance that rounding may make less than 0"
+        )
+    return answer
+
+
+SWAPPED = "z_T and z_0 have changed places: a_t is the weight of z_T, 0 at t = 0 and 1 at t = T"
+NO_PIN = "b_t leaves z_0 in the mean at T: z_0 is also in what z_T says of the noise"
+FREE = "std_t is not 0 at T: it is the base process's, as if z_T were not known"
+
+
+@graded("pinned")
+@pytest.mark.parametrize("kind", END)
+def test_pins(kind, impl):
+    """Otherwise the bridge does not start at z_0 or end at z_T, whichever of seven times T is."""
+    for T in np.linspace(0.1, 1, 7) * END[kind]:
+        s, rho2 = known(kind, (0, T))
+        a, b, std = three(impl.pinned(s, rho2, s[1], rho2[1]))
+        grade(a, [0.0, 1.0], {SWAPPED: [1.0, 0.0]}, what="a_t at t = 0 and T")
+        grade(b, [1.0, 0.0], {NO_PIN: s}, atol=1e-6, what="b_t at t = 0 and T")
+        wrong = {FREE: s * rho2.sqrt(), FREE + ", and lacks its root": s**2 * rho2}
+        grade(std, [0.0, 0.0], wrong, atol=1e-6, what="std_t at t = 0 and T")
+
+
+@graded("pinned")
+@pytest.mark.parametrize("kind", END)
+def test_pinned_is_the_base_process_conditioned_on_its_end(kind, impl):
+    """Otherwise the mean or the variance between the pins is not that of the joint Gaussian."""
+    (s, rho2), (s_T, rho2_T) = known(kind, np.array(INSIDE) * END[kind]), known(kind, [END[kind]])
+    a, b, std = three(impl.pinned(s, rho2, s_T[0], rho2_T[0]))
+    of_t = [conditioned(kind, t) for t in np.array(INSIDE) * END[kind]]
+    want, q = torch.tensor(of_t, dtype=torch.float64).T, rho2 / rho2_T
+    roots = "a_t has rho_t / rho_T: covariances and variances have rho^2"
+    wrong_a = {
+        SWAPPED: want[1],
+        "a_t = rho2_t / rho2_T is right for VE only: z_T is worth s_t / s_T of itself at t": q,
+        "cov(z_t, z_T) is not var(z_t): z_T holds s_T / s_t of z_t": q * (s / s_T) ** 2,
+        "a_t has s_T / s_t upside down: cov(z_t, z_T) over var(z_T)": q * s_T / s,
+        roots: q.sqrt() * s / s_T,
+        roots + ", and s_t / s_T is missing": q.sqrt(),
+    }
+    grade(a, want[0], wrong_a, rtol=1e-6, what=f"a_t of {kind}")
+    wrong_b = {
+        NO_PIN: s,
+        "b_t = 1 - rho2_t / rho2_T is right for VE only: z_0 is worth s_t of itself at t": 1 - q,
+        "b_t = 1 - a_t: the weights need not add up to 1; a_t s_T + b_t = s_t": 1 - want[0],
+        "b_t = s_t - a_t: z_T has s_T z_0 in it, not z_0": s - want[0],
+    }
+    grade(b, want[1], wrong_b, rtol=1e-6, what=f"b_t of {kind}")
+    wrong_std = {
+        FREE: s * rho2.sqrt(),
+        "this is the variance: std_t is its square root": want[2] ** 2,
+        "std_t has 1 - rho2_t / rho2_T without its root": s * rho2.sqrt() * (1 - q),
+        "std_t lacks s_t: z_t = s_t (z_0 + rho_t eps)": (rho2 * (1 - q)).sqrt(),
+    }
+    grade(std, want[2], wrong_std, rtol=1e-6, what=f"std_t of {kind}")
+    if kind == "vp":
+        impl.number("std of the VP bridge at T / 2", float(std[INSIDE.index(0.5)]), 0.4625, 1e-4)
+
+
 # -- samplers on a Gaussian bridge
 
 GEN = torch.Generator().manual_seed(3)
@@ -104,7 +180,7 @@ def exact(kind, calls=None):
 
 
 def impulses(run, n):
-    """(mean, variance) (2, 3) of run(z_T, randn), which calls randn exactly n times.
+    """(mean, variance) (2, 3) of run(z_T, randn), which calls randn at most n times.
 
     Row 0 of the batch has no noise; row k has ones in the k-th call: its gain."""
     count = 0
@@ -112,12 +188,15 @@ def impulses(run, n):
     def randn(shape, device=None):
         nonlocal count
         noise = torch.zeros(shape).double()
-        noise[1 + count] = 1  # fails at the n + 1st call
         count += 1
+        noise[count : count + 1] = 1  # a call too many has no row
         return noise
 
     rows = run(Z_T.expand(n + 1, -1, -1), randn)
-    assert count == n
+    if count > n:
+        raise Mistake(f"randn is called {count} times where it needs at most {n}")
+    if not count and not torch.allclose(rows, rows[:1]):
+        raise Mistake("noise has to come from the randn that is handed in")
     return rows[0], (rows[1:] - rows[0]).square().sum(0)
 
 
@@ -130,19 +209,141 @@ def sampled(kind, S, eta=0.0, order=1, times="uniform"):
     """(errors of mean and variance, relative) of DBIM with S network evaluations."""
     calls, k = [], Kernel(kind)
     how = dict(kernel=k, times=grid(S, k.T, times), eta=eta, order=order)
-    run = lambda z_T, randn: dbim(exact(kind, calls), z_T, **how, randn=randn)
-    errors = error(run, S - 1 if eta else 1)  # boot; eta's noise at each step but the last
-    assert len(calls) == S and calls[0] == k.T and min(calls) > 0
+    run = lambda z_T, randn: complete(dbim(exact(kind, calls), z_T, **how, randn=randn), z_T)
+    errors = error(run, S)  # boot, and with eta's noise at each step or at each but the last
+    if not (len(calls) == S and calls[0] == k.T and min(calls) > 0):
+        told = f"{len(calls)} evaluations, from t = {calls[0]:g} to {min(calls):g}" if calls else 0
+        raise Mistake(f"{S} times and 0: one evaluation at each but 0, T first; here {told}")
     return errors
 
 
+def complete(z_0, z_T):
+    """z_0, if it is an answer at all."""
+    if getattr(z_0, "shape", None) != z_T.shape:
+        raise Mistake(f"dbim has to return a tensor of z_T's shape {tuple(z_T.shape)}")
+    if not z_0.isfinite().all():
+        raise Mistake("NaN: off z_T, where std_T = 0, eps_hat is 0 / 0: the first step is a boot")
+    return z_0
+
+
+def gains(kind, times, eta, z_0):
+    """(mean, gain of the boot's noise, gain of the second step's), (2, 3) each; z_0 is known."""
+    rows = []
+    run = lambda z_T, randn: dbim(lambda z, t: z_0, z_T, Kernel(kind), times, eta, 1, randn)
+    impulses(lambda z_T, randn: rows.append(complete(run(z_T, randn), z_T)) or rows[0], 2)
+    return rows[0][0], *(rows[0][1:] - rows[0][0]).abs()
+
+
+def boots(kind, t, z_0):
+    """DBIM's first step alone."""
+    a, b, std = conditioned(kind, t)
+    mean, kept, _ = gains(kind, [END[kind], t], 0.0, z_0)
+    wrong = {"the boot forgets a_s z_T: its mean is the kernel's": b * z_0}
+    grade(mean, a * Z_T[0] + b * z_0, wrong, what=f"the mean of the boot from T to s = {t:g}")
+    wrong = {"no booting noise: at eta = 0 all samples of one source are equal": 0 * z_0}
+    grade(kept, std + 0 * z_0, wrong, what=f"the noise of the boot from T to s = {t:g}")
+
+
+@graded("dbim")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_dbim_keeps_the_marginal(kind, eta):
+    """Otherwise, z_0 known, a step leaves q(z_s | z_0, z_T), or is not Markov at eta = 1."""
+    T, t, z_0 = END[kind], 0.7 * END[kind], torch.full((2, 3), 0.7).double()
+    boots(kind, t, z_0)
+    for s in (0.0, 0.4 * T):
+        (a, b, std), (a_t, _, std_t) = conditioned(kind, s), conditioned(kind, t)
+        (s_s, var_s), (s_t, var_t) = base(kind, s), base(kind, t)
+        on_z_t = s_t / s_s * var_s / var_t  # eta = 1: the base process conditioned on z_t
+        assert a == pytest.approx(a_t * on_z_t)  # nothing of z_T beside it
+        omega = eta * math.sqrt(var_s * (1 - var_s / s_s**2 / (var_t / s_t**2)))
+        left = math.sqrt(std**2 - omega**2)
+        assert eta < 1 or left == pytest.approx(std_t * on_z_t)
+        told, same = f"eta = {eta}, z_0 known, t = {t:g}, s = {s:g}: ", lambda x: x + 0 * z_0
+        mean, kept, fresh = gains(kind, [T, t, s], eta, z_0)
+        wrong = {
+            "the step forgets a_s z_T: the bridge leans on its source": b * z_0,
+            "eps_hat has a_t z_T in it: z_t is a_t z_T + b_t z0_hat + std_t eps_hat": (
+                (a + left * a_t / std_t) * Z_T[0] + b * z_0
+            ),
+        }
+        grade(mean, a * Z_T[0] + b * z_0, wrong, what=told + "the mean of z_s")
+        wrong = {
+            "noise at the last step: at s = 0 std_s is 0, and z_0 is z0_hat": same(eta * std_t),
+            "eta = 1 is not Markov: noise of eta std_s forgets z_t": same(eta * std),
+            "no fresh noise is added, though eta > 0": same(0),
+            "eta scales omega, not omega^2": same(omega / max(eta, 0.1) ** 0.5),
+        }
+        grade(fresh, same(omega), wrong, what=told + "what z_s has of fresh noise")
+        wrong = {
+            "variance too large: omega^2 is not subtracted from what is kept": same(std),
+            "variances add up, not std: kept^2 + omega^2 = std_s^2": same(std - omega),
+            "the old level's std_t of eps_hat is kept: z_s has std_s": same(std_t),
+        }
+        grade(kept, same(left), wrong, what=told + "what z_s has of eps_hat")
+
+
+ORDERS = [*(pytest.param(eta, 1, marks=graded("dbim")) for eta in (0, 0.5, 1)), (0, 2), (0, 3)]
+
+
 @pytest.mark.parametrize("kind, times", [("vp", "uniform"), ("vp", "karras"), ("ve", "karras")])
-@pytest.mark.parametrize("eta, order", [(0, 1), (0.5, 1), (1, 1), (0, 2), (0, 3)])
+@pytest.mark.parametrize("eta, order", ORDERS)
 def test_dbim_reproduces_a_gaussian(kind, times, eta, order):
     """Otherwise the step is not DBIM's: mean and variance approach the posterior as 1 / S."""
     few, many = (sampled(kind, S, eta, order, times) for S in (50, 400))
-    assert few[0] < 1e-6  # the mean is exact at any S
-    assert many[1] < 0.04 and many[1] < 0.2 * few[1] < 0.05, (few, many)
+    if not few[0] < 1e-6:
+        raise Mistake("the mean of the samples is off: it is exact at any number of steps")
+    if not (many[1] < 0.04 and many[1] < 0.2 * few[1] < 0.05):
+        raise Mistake("the variance of the samples does not come near as 1 / evaluations")
+
+
+@graded("dbim")
+def test_dbim_against_heun(impl):
+    """Otherwise a cheap sample of DBIM's is no better than one of DDBM's, in 20 evaluations."""
+    theirs = error(lambda z_T, randn: heun(exact("vp"), z_T, Kernel(), 7, randn=randn), 7)[1]
+    impl.number("variance error of DBIM in 20 evaluations", sampled("vp", 20)[1], 0.1562, 1e-3)
+    impl.number("variance error of Heun in 20, 7 steps with churn", theirs, 0.5828, 1e-3)
+
+
+@graded("evaluations")
+def test_evaluations(impl):
+    """Otherwise samplers are compared at unequal cost; `heun` itself is counted."""
+    for n in (7, 40, 1):
+        boot = "the boot costs one evaluation, as any other step, and none is at t = 0"
+        told = f"evaluations of dbim, {n} steps"
+        grade(impl.evaluations("dbim", n), n, {boot: n + 1, boot + "; DBIM": n - 1}, what=told)
+        grade(impl.evaluations("dbim", n, 0.33), n, what=told + ", churn 0.33, which it has not")
+        for churn, each in ((0.0, 2), (0.33, 3)):
+            calls = []
+            heun(exact("vp", calls), Z_T, Kernel(), n, churn)
+            wrong = {
+                "Heun's last step, to s = 0, is Euler's: one evaluation less": each * n,
+                "Heun is counted once a step: each has a second evaluation, at its end": n,
+                "with churn a step is also a stretch of the SDE: one evaluation more": 2 * n - 1,
+                "without churn there is no stretch of the SDE": 3 * n - 1,
+                "the SDE of the last step counts too: only its corrector is left out": 3 * n - 2,
+            }
+            told = f"evaluations of heun, {n} steps, churn {churn}"
+            grade(impl.evaluations("heun", n, churn), len(calls), wrong, what=told)
+    refuses(lambda: impl.evaluations("euler", 3), "sampler 'euler' has to raise a ValueError")
+
+
+@graded("pinned")
+@pytest.mark.parametrize("kind, times", [("vp", "uniform"), ("ve", "karras")])
+def test_pinned_in_the_kernel(kind, times, impl, monkeypatch):
+    """Otherwise DBIM, whose kernel it is now, misses the posterior: 1e-15 and 4 to 6 % right."""
+
+    def call(kernel, t):
+        t = torch.as_tensor(t, dtype=torch.float64)
+        return three(impl.pinned(*kernel.base(t), *kernel.base(torch.full_like(t, kernel.T))))
+
+    monkeypatch.setattr(Kernel, "__call__", call)
+    mean, var = sampled(kind, 100, times=times)
+    if not (mean < 1e-6 and var < 0.06):
+        raise Mistake(
+            f"DBIM with your {kind} kernel: the samples' mean is off by {mean:.2g} std, their "
+            f"variance by {var:.1%}"
+        )
 
 
 def test_higher_orders_are_better():
@@ -151,28 +352,6 @@ def test_higher_orders_are_better():
     assert second < 0.55 * first and third < 0.65 * first
     first, second, third = (sampled("ve", 20, 0, k, "karras")[1] for k in (1, 2, 3))
     assert third < second / 3 < first / 5
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
-def test_dbim_keeps_the_marginal(kind, eta):
-    """Otherwise, z_0 known, a step leaves q(z_s | z_0, z_T), or is not Markov at eta = 1."""
-    k, T, z_0 = Kernel(kind), END[kind], torch.full((2, 3), 0.7).double()
-    t, s = 0.7 * T, 0.4 * T
-    run = lambda z_T, randn: dbim(lambda z, t: z_0, z_T, k, [T, t, s], eta, 1, randn)
-    gains = []
-    mean, var = impulses(lambda *a: gains.append(run(*a)) or gains[0], 2 if eta else 1)
-    a, b, std = conditioned(kind, s)
-    close(mean, a * Z_T[0] + b * z_0)
-    close(var, torch.full((2, 3), std**2).double())
-    if eta == 1:  # z_s depends on z_t and z_0 alone: the base process conditioned on z_t
-        (s_s, var_s), (s_t, var_t) = base(kind, s), base(kind, t)
-        kept, fresh = (gains[0][1:] - gains[0][0])[:, 0, 0].tolist()
-        on_z_t = s_t / s_s * var_s / var_t
-        assert kept == pytest.approx(conditioned(kind, t)[2] * on_z_t)
-        assert a == pytest.approx(conditioned(kind, t)[0] * on_z_t)  # nothing of z_T beside it
-        rho2 = var_s / s_s**2 / (var_t / s_t**2)
-        assert fresh**2 == pytest.approx(var_s * (1 - rho2))
 
 
 def test_order_one_is_eta_zero():
@@ -435,18 +614,83 @@ def test_preconditioning_is_least_squares(kind):
 # -- losses
 
 
-def test_info_nce_by_hand():
+def cosines(u, v, dims):
+    """(B, B) of u, v (B, N, D), numpy, as unit vectors over dims; None: as they are."""
+    unit = lambda z: z if dims is None else z / np.sqrt((z**2).sum(dims, keepdims=True))
+    return np.einsum("ind,jnd->ij", unit(u.numpy()), unit(v.numpy()))
+
+
+def nce(S, counts, right=None):
+    """Mean over rows i of -ln(sum_j right_ij e^S_ij / sum_j counts_ij e^S_ij), (B, B) bools."""
+    share = np.where(np.eye(len(S)) if right is None else right, np.exp(S), 0).sum(1)
+    return -np.log(share / np.where(counts, np.exp(S), 0).sum(1)).mean()
+
+
+def nces_gone_wrong(u, v, tau):
+    """{what is said: the loss of this mistake}."""
+    S, every = cosines(u, v, (1, 2)) / tau, np.ones((len(u), len(u)), bool)
+    others = every & ~np.eye(len(u), dtype=bool)
+    both = lambda S, counts=every: (nce(S, counts) + nce(S.T, counts)) / 2
+    one = "one direction only: the other half of the loss is z_{} finding its z_{}"
+    return {
+        "the printed sign, which pushes pairs apart: a logarithm of p <= 1 wants a minus": -both(S),
+        one.format("T", 0): nce(S, every),
+        one.format(0, "T"): nce(S.T, every),
+        "tau is multiplied: the scores are divided by it": both(S * tau**2),
+        "twice as large: a mean over the items, and over the two directions": 2 * both(S),
+        "a sum over the batch: the loss is a mean over items": len(u) * both(S),
+        "latents are not made unit vectors": both(cosines(u, v, None) / tau),
+        "tokens are made unit vectors, not items": both(cosines(u, v, (2,)) / tau),
+        "the right pair is missing in the softmax's sum, which is over all j": both(S, others),
+    }
+
+
+@graded("info_nce")
+def test_info_nce_by_hand(impl):
     """Otherwise InfoNCE has the wrong sign, scale or temperature, or only one direction.
 
     Two tokens of one number each: u = (1, 0), (0, 1); v = (1, 0), (.6, .8); tau = 1/2.
     u v' / tau = [[2, 1.2], [0, 1.6]]. Rows: ln(1 + e^-.8) = .37110, ln(1 + e^-1.6) = .18390.
     Columns: ln(1 + e^-2) = .12693, ln(1 + e^-.4) = .51302. The mean of the four is .29874."""
+    z = torch.randn(2, B, N, D)
+    S, every = cosines(*z, (1, 2)) / 0.3, np.ones((B, B), bool)
+    want = (nce(S, every) + nce(S.T, every)) / 2
+    grade(info_nce(*z, 0.3), want, nces_gone_wrong(*z, 0.3), what="InfoNCE of five pairs")
     u, v = torch.tensor([[[1.0, 0], [0, 1]], [[1, 0], [0.6, 0.8]]])[..., None]
     for pair in ((u, v), (v, u), (7 * u, 0.2 * v)):
-        assert info_nce(*pair, 0.5).item() == pytest.approx(0.29874, abs=2e-5)
+        impl.number("InfoNCE of the case by hand", info_nce(*pair, 0.5).item(), 0.29874, 2e-5)
+    z = z[0]
     assert info_nce(u, v, 0.1) < 0.15 < info_nce(u, v, 0.5)
-    z = torch.randn(B, N, D)
     assert info_nce(z, z, 0.5) < info_nce(z, z + z.roll(1, 0), 0.5) < info_nce(z, z.roll(1, 0), 0.5)
+
+
+@graded("info_nce_twins")
+def test_info_nce_twins(impl):
+    """Otherwise one picture under two names is pushed away from itself, or its pair is lost."""
+    u, v = torch.randn(2, B, N, D)
+    S, own = cosines(u, v, (1, 2)) / 0.3, np.eye(B, dtype=bool)
+    for names in ([0, 1, 2, 3, 4], [3, 0, 3, 2, 0], [1, 1, 1, 4, 0], [7] * B):
+        twins = torch.tensor(names)
+        alike = (twins[:, None] == twins).numpy()
+        far, every = ~alike | own, own | True
+        two = lambda f: (f(S) + f(S.T)) / 2
+        second = "a twin counts as a second positive: the right answer for item i is pair i alone"
+        still = "twins still count as negatives of each other"
+        mean_of_alike = lambda S: np.log(np.exp(S).sum(1)) - (S * alike).sum(1) / alike.sum(1)
+        wrong = {
+            still: two(lambda S: nce(S, every)),
+            still + " in the other direction": (nce(S, far) + nce(S.T, every)) / 2,
+            still + " in one direction": (nce(S, every) + nce(S.T, far)) / 2,
+            "a score of 0 still counts, as e^0 = 1: put -inf": two(lambda S: nce(S * far, every)),
+            second: two(lambda S: nce(S, every, alike)),
+            second + ", not a mean over all alike": two(mean_of_alike).mean(),
+            **nces_gone_wrong(u, v, 0.3),
+        }
+        got = impl.info_nce_twins(u, v, 0.3, twins)
+        if got is not None and not torch.as_tensor(got).isfinite().all():
+            raise Mistake("NaN or Inf: every item is its own twin, but its own pair has to stay")
+        want = two(lambda S: nce(S, far))
+        grade(got, want, wrong, atol=1e-6, what=f"the loss of twins {names}")
 
 
 def noise_at(t):
@@ -462,6 +706,30 @@ def got(bridge):
     return {k for k, v in parts.items() if any(v)}
 
 
+def check_frozen(bridge, turn, want, again=False):
+    """Raises Mistake unless the parts in `want`, and no others, may move; again: after a turn."""
+    may = {k: {p.requires_grad for p in v.parameters()} for k, v in bridge.named_children()}
+    halves, free = [k for k in may if len(may[k]) > 1], {k for k in may if may[k] == {True}}
+    if free == want and not halves:
+        return
+    if again and not free & want:
+        raise Mistake(
+            f"turn {turn!r} after another one: nothing may move. What was frozen before stays "
+            "frozen: requires_grad has to be set back to True"
+        )
+    told = f"{' '.join(sorted(free)) or 'nothing'} may move, it should be {' '.join(sorted(want))}"
+    if halves:
+        told = f"only some of the parameters of {' '.join(halves)} are frozen"
+    elif free == set(may):
+        told = "nothing is frozen"
+    elif free == set(may) - want:
+        told = "the two sides have changed places"
+    elif free | {"D_y"} == want:
+        told = "D_y, which is there with rec=True, is one of the modality models"
+    raise Mistake(f"turn {turn!r}: {told}")
+
+
+@graded("Bridge.freeze")
 @pytest.mark.parametrize("rec", [False, True])
 def test_only_whose_turn_it_is_moves(rec):
     """Otherwise a frozen side moves, or one that should does not."""
@@ -470,6 +738,7 @@ def test_only_whose_turn_it_is_moves(rec):
     for turn, parts in want.items():
         bridge = tiny(rec=rec)
         total, *three = bridge.loss(*batch(), noise_at(0.6), turn)
+        check_frozen(bridge, turn, parts)
         total.backward()
         assert got(bridge) == parts, turn
         pred = turn != "bridge" or not rec  # L_pred is the bridge's loss too; L_rec is not
@@ -479,8 +748,68 @@ def test_only_whose_turn_it_is_moves(rec):
         torch.optim.AdamW(bridge.parameters(), 0.1).step()
         moved = {k.split(".")[0] for k, v in bridge.named_parameters() if (v != before[k]).any()}
         assert moved == parts, turn
+    for turn in ("bridge", "modality", "bridge", "both", "apart", "both"):
+        bridge.freeze(turn)
+        check_frozen(bridge, turn, want[turn], again=True)
 
 
+@graded("turn_step")
+def test_turn_step(impl):
+    """Otherwise one AdamW moves what is frozen, by old gradients, momentum or weight decay.
+
+    The oracle: an optimiser for each side, stepped in its own turns only."""
+    mine, shares = tiny(), {}
+    mine.fit(*(items.numpy() for items in batch(40)))
+    theirs = copy.deepcopy(mine)
+    parts = {"bridge": ["net"], "modality": ["E_x", "E_y", "D_x"]}
+    adamw = lambda ps: torch.optim.AdamW(ps, 0.01, weight_decay=0.1)
+    of = lambda side: [p for part in parts[side] for p in getattr(theirs, part).parameters()]
+    sides = {side: adamw(of(side)) for side in parts}
+    flat = lambda bridge: torch.cat([p.detach().flatten() for p in bridge.parameters()])
+    one = adamw(mine.parameters())
+    for turn in ("bridge", "modality", "bridge", "bridge", "both", "apart", "modality"):
+        args = (*batch(), lb.draw_noise(B, N, D), turn)
+        old = {k: p.detach().clone() for k, p in mine.named_parameters()}
+        start, loss = flat(mine), impl.turn_step(mine, one, *args)
+        theirs.zero_grad()
+        total, L_bridge, L_pred, _ = theirs.loss(*args)
+        total.backward()
+        whose = {"bridge": ["bridge"], "both": [*sides]}.get(turn, ["modality"])
+        for side in whose:
+            sides[side].step()
+        ours = [part for side in whose for part in parts[side]]
+        for name, p in mine.named_parameters():
+            if name.split(".")[0] not in ours and not torch.equal(p, old[name]):
+                raise Mistake(f"turn {turn!r}: {name} should be frozen and moves: {why(p)}")
+        if torch.equal(flat(mine), start):
+            raise Mistake("no parameter moves: does the optimizer step, after backward()?")
+        if not one.state:
+            raise Mistake("the optimizer that was handed in has not stepped: momentum is lost")
+        if not isinstance(loss, float):
+            told = "a tensor would keep its graph alive"
+            raise Mistake(f"turn_step returns {type(loss).__name__}, not a float; {told}")
+        part = "this is one part of the loss: the first number of bridge.loss is the whole"
+        wrong = {part + ", not L_bridge": L_bridge, part + ", not L_pred": L_pred}
+        grade(loss, total, wrong, what=f"the loss of turn {turn!r}")
+        told = f"turn {turn!r}, beside an AdamW for each side: a parameter"
+        grade(flat(mine), flat(theirs), rtol=1e-4, atol=1e-5, what=told)
+        shares[turn] = (flat(mine) != start).double().mean().item()
+    told = "share of the parameters that the modality turn moves"
+    impl.number(told, shares["modality"], 0.5706, 1e-4)
+
+
+def why(p):
+    """Of a parameter that moved in the other side's turn."""
+    if p.requires_grad:
+        return "does bridge.loss get this turn?"
+    if p.grad is None:
+        return "its gradient has to be None when the optimizer steps"
+    if p.grad.any():
+        return "its gradient is one of an earlier turn, which AdamW takes again"
+    return "its gradient is 0, not None, so momentum and weight decay move it (set_to_none)"
+
+
+@graded("Bridge.freeze")
 def test_stop_gradient_and_no_leak_at_T():
     """Otherwise L_bridge may collapse E_x, or L_pred at t = T sees the target it is to predict."""
     bridge, (y, x) = tiny(), batch()
@@ -488,6 +817,12 @@ def test_stop_gradient_and_no_leak_at_T():
     assert got(bridge) == {"net", "E_y"}
     bridge.zero_grad()
     bridge.loss(y, x, noise_at(1.0), "modality", w_nce=0)[0].backward()
+    check_frozen(bridge, "modality", {"E_x", "E_y", "D_x"})
+    if "E_y" not in got(bridge):
+        raise Mistake(
+            "E_y gets no gradient of L_pred, which comes through the denoiser: freeze its weights "
+            "by requires_grad; torch.no_grad() cuts the graph"
+        )
     assert got(bridge) == {"E_y", "D_x"}  # through the frozen denoiser
     z_T, z_0 = bridge.latents(y, x)
     for t, leaks in ((1.0, False), (0.5, True)):
