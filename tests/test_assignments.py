@@ -216,6 +216,7 @@ MISTAKES["ex06"] = [
     ("z.var(0).mean().rsqrt()", "z.var(0).rsqrt()", "one scale per coordinate"),
     ("z.var(0).mean().rsqrt()", "1 / z.norm(dim=1).mean()", "M collapses"),
     ("z.var(0).mean().rsqrt()", "z.square().mean().rsqrt()", "the mean is not taken off"),
+]  # fmt: skip
 
 # -- the bridge's pins: the joint Gaussian of (z_t, z_T), not the product of two
 
