@@ -68,6 +68,54 @@ MISTAKES["ex02"] = [
     ("(alpha_s.sqrt() - ratio", "(alpha_s - ratio", "without its square root"),
 ]  # fmt: skip
 
+# -- retrieval: by sorting the wrong items, and by a product of chances
+
+ANSWERS["ex11"] = """
+import torch
+
+def unit(x):
+    length = x.square().sum(1, keepdim=True).sqrt()
+    return x / length.clamp(min=1e-12)
+
+def ranks(queries, gallery, positives):
+    out = []
+    for x, right in zip(unit(queries), positives):
+        if len(right) == 0:
+            raise ValueError("no right answer")
+        s = unit(gallery) @ x
+        best = s[right].amax()
+        wrong = s[[i for i in range(len(s)) if i not in right]].sort().values
+        below = torch.searchsorted(wrong, best[None], right=False).item()
+        out.append(1 + len(wrong) - below)
+    return torch.tensor(out)
+
+def recall_at_k(rank, k):
+    return 1 - sum(n > k for n in rank.tolist()) / len(rank)
+
+def chance_recall(G, p, k):
+    missed = 1.0
+    for i in range(k):
+        missed *= max(0, G - p - i) / (G - i)
+    return 1 - missed
+
+def centred_cosine(z_hat, z, mean):
+    a, b = unit(z_hat - mean), unit(z - mean)
+    return 1 - (a - b).square().sum(1).mean() / 2 - ((a * a).sum(1) == 0).float().mean() / 2
+"""
+MISTAKES["ex11"] = [
+    ("right=False", "right=True", "a tie counts for the query"),
+    ("[i for i in range(len(s)) if i not in right]", "torch.arange(len(s)) != right[s[right].argmax()]", "other right answers compete"),
+    ("s[right].amax()", "s[right[0]]", "only the first right answer"),
+    ("1 + len(wrong)", "len(wrong)", "ranks start at 0"),
+    ("s = unit(gallery) @ x", "s = gallery @ x", "this is the dot product"),
+    (" / length.clamp(min=1e-12)", " / length", "0 / 0 is NaN"),
+    ('raise ValueError("no right answer")', "right = [0]", "has no rank"),
+    ("n > k", "n >= k", "<=, not <"),
+    ("return 1 - missed", "return k * p / G", "twice"),
+    ("return 1 - missed", "return 1 - (1 - p / G) ** k", "draws an item again"),
+    ("unit(z_hat - mean), unit(z - mean)", "unit(z_hat - mean), unit(z)", "from the answers only"),
+]  # fmt: skip
+
 # -- the exam of the exam
 
 STUBS = sorted((ROOT / "assignments").glob("ex*.py"))
