@@ -116,6 +116,47 @@ MISTAKES["ex11"] = [
     ("unit(z_hat - mean), unit(z - mean)", "unit(z_hat - mean), unit(z)", "from the answers only"),
 ]  # fmt: skip
 
+# -- three tests: a denoiser that counts its calls, unit impulses, a gallery of equals
+
+ANSWERS["ex12"] = """
+import torch
+
+def kills_1(f):
+    for T, steps in ((9, 1), (9, 3), (10, 4), (20, 7)):
+        calls = []
+        def denoise(z_t, t):
+            calls.append(t)
+            return torch.full_like(z_t, len(calls))
+        out = f(denoise, torch.randn(5, 3), 0.8 ** torch.arange(T + 1.0), steps)
+        assert calls == [round(T * (steps - k) / steps) for k in range(steps)]
+        assert abs(out - steps).max() < 1e-4
+
+def kills_2(f):
+    now, then = (0.5, 0.4, 0.6), (0.3, 0.7, 0.5)
+    zero, one = torch.zeros(2, 3), torch.ones(2, 3)
+    for eta in (0.0, 0.5, 1.0):
+        kept = f(0.6 * one, zero, zero, now, then, eta, zero)
+        fresh = f(zero, zero, zero, now, then, eta, one)
+        assert abs(kept ** 2 + fresh ** 2 - 0.5 ** 2).max() < 1e-5
+        mean = f(0.5 * one + 0.8, one, 2 * one, now, then, eta, zero)
+        assert abs(mean - 1.7).max() < 1e-5
+
+def kills_3(f):
+    q, g = torch.randn(4, 5), torch.eye(5)[[0, 0, 0, 0, 0, 0]]
+    assert f(q, g, torch.arange(4)).tolist() == [6] * 4
+    assert f(torch.eye(5), torch.eye(5), torch.arange(5)).tolist() == [1] * 5
+"""
+MISTAKES["ex12"] = [
+    ("assert calls == [round(T * (steps - k) / steps) for k in range(steps)]\n        assert abs(out - steps).max() < 1e-4", "assert out.shape == (5, 3) and out.isfinite().all()", "kills_1 is content with planted_1"),
+    ("((9, 1), (9, 3), (10, 4), (20, 7))", "((9, 1), (9, 3))", "an unseen relative: the last level"),
+    ("(0.0, 0.5, 1.0)", "(1.0,)", "an unseen relative: the variance"),
+    ("torch.arange(4)", "torch.full((4,), 5)", "an unseen relative: of equal items"),
+    ("abs(mean - 1.7).max() < 1e-5", "torch.equal(mean, torch.full((2, 3), 1.7))", "kills_2 refuses another right function"),
+    ("[6] * 4", "[1] * 4", "kills_3 refuses a right function, at line"),
+    ("f(q, g, torch.arange(4))", "f(q, g)", "kills_3 stops with TypeError"),
+    ("    assert f(torch.eye(5)", "    return f(torch.eye(5)", "kills_3 returns True"),
+]  # fmt: skip
+
 # -- the exam of the exam
 
 STUBS = sorted((ROOT / "assignments").glob("ex*.py"))
