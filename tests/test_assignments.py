@@ -157,6 +157,45 @@ MISTAKES["ex12"] = [
     ("    assert f(torch.eye(5)", "    return f(torch.eye(5)", "kills_3 returns True"),
 ]  # fmt: skip
 
+# -- the scoreboard: an MLP whose schedule is the clock
+
+ANSWERS["ex13"] = """
+import math
+import time
+
+import torch
+from torch import nn
+
+def translate(c, z, c_val, z_val, c_new, seconds):
+    start = time.perf_counter()
+    torch.manual_seed(0)
+    scale = lambda x: (x - c.mean(0)) / c.std(0).clamp(min=c.std() / 3)
+    mean, size, h = z.mean(0), (z - z.mean(0)).square().mean().sqrt(), 512
+    x, y, width = scale(c), (z - mean) / size, z.shape[1]
+    block = lambda n: [nn.Linear(n, h), nn.LayerNorm(h), nn.SiLU()]
+    net = nn.Sequential(*block(c.shape[1]), *block(h), *block(h), nn.Linear(h, width))
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
+    while (spent := (time.perf_counter() - start) / (0.9 * seconds)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * min(1, 20 * spent) * math.cos(math.pi / 2 * spent)
+        i = torch.randint(len(x), (256,))
+        loss = (net(x[i]) - y[i]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return net(scale(c_new)) * size + mean
+"""
+MISTAKES["ex13"] = [
+    ("return net(scale(c_new)) * size + mean", "return mean.expand(len(c_new), -1)", "the constant"),
+    ("scale(c_new)", "scale(c_new).flip(0)", "are the rows in another order"),
+    ("return net(scale(c_new))", "return net(scale(c_new[:-1]))", "shape (299, 11), it should be (300, 11)"),
+    ("size + mean", "size / 0 + mean", "NaN or Inf in 300 of 300 rows"),
+    ("while (spent :=", "time.sleep(seconds + 3)\n    while (spent :=", "over time"),
+    ("*block(c.shape[1]), *block(h), *block(h), nn.Linear(h, width)", "nn.Linear(c.shape[1], width)", "this is ridge's score"),
+    ("size + mean", "size / 20 + mean", "below ridge"),
+]  # fmt: skip
+
 # -- the exam of the exam
 
 STUBS = sorted((ROOT / "assignments").glob("ex*.py"))
