@@ -89,7 +89,7 @@ def board(translate, latents, seconds):
         cosine, word = judge(z_hat, z_new, rows["ridge"][-1], used, seconds)
         rows["yours"].append(cosine)
         times.append(f"{used:.0f} s")
-        said += [f"{direction}: {'' if cosine else 'not counted, '}{word}"] if word else []
+        said += [f"{direction}: {'not counted, ' if cosine is None else ''}{word}"] if word else []
     pairs = len(next(iter(latents.values()))[-1])
     print(f"cosine on {pairs:,} pairs of characters that were not seen in training\n")
     print(f"{'':14}" + "".join(f"{name:>13}" for name in (*latents, "score")))
