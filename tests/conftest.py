@@ -120,9 +120,9 @@ def impl(request, monkeypatch):
 
     def number(what, value, expected, within):
         told = f"{what}: {value:.4g}, expected {expected:g} +- {within:g}"
-        request.node.user_properties.append(("number", told))
         if not abs(value - expected) <= within:
             raise Mistake(told)
+        request.node.user_properties.append(("number", told))
 
     mine.number = number
     return mine

@@ -60,6 +60,10 @@ def refuses(call, message):
     __tracebackhide__ = True
     try:
         call()
-    except ValueError:
-        return
+    except (ValueError, NotImplementedError) as e:
+        if isinstance(e, ValueError):
+            return
+        raise
+    except Exception as e:
+        raise Mistake(f"{message} (here it is {type(e).__name__})") from None
     raise Mistake(message)

@@ -345,6 +345,134 @@ MISTAKES["ex10"] = [
     ("loss.item()", "loss", "not a float"),
 ]  # fmt: skip
 
+# -- retrieval: by sorting the wrong items, and by a product of chances
+
+ANSWERS["ex11"] = """
+import torch
+
+def unit(x):
+    length = x.square().sum(1, keepdim=True).sqrt()
+    return x / length.clamp(min=1e-12)
+
+def ranks(queries, gallery, positives):
+    out = []
+    for x, right in zip(unit(queries), positives):
+        if len(right) == 0:
+            raise ValueError("no right answer")
+        s = unit(gallery) @ x
+        best = s[right].amax()
+        wrong = s[[i for i in range(len(s)) if i not in right]].sort().values
+        below = torch.searchsorted(wrong, best[None], right=False).item()
+        out.append(1 + len(wrong) - below)
+    return torch.tensor(out)
+
+def recall_at_k(rank, k):
+    return 1 - sum(n > k for n in rank.tolist()) / len(rank)
+
+def chance_recall(G, p, k):
+    missed = 1.0
+    for i in range(k):
+        missed *= max(0, G - p - i) / (G - i)
+    return 1 - missed
+
+def centred_cosine(z_hat, z, mean):
+    a, b = unit(z_hat - mean), unit(z - mean)
+    return 1 - (a - b).square().sum(1).mean() / 2 - ((a * a).sum(1) == 0).float().mean() / 2
+"""
+MISTAKES["ex11"] = [
+    ("right=False", "right=True", "a tie counts for the query"),
+    ("[i for i in range(len(s)) if i not in right]", "torch.arange(len(s)) != right[s[right].argmax()]", "other right answers compete"),
+    ("s[right].amax()", "s[right[0]]", "only the first right answer"),
+    ("1 + len(wrong)", "len(wrong)", "ranks start at 0"),
+    ("s = unit(gallery) @ x", "s = gallery @ x", "this is the dot product"),
+    (" / length.clamp(min=1e-12)", " / length", "0 / 0 is NaN"),
+    ('raise ValueError("no right answer")', "right = [0]", "has no rank"),
+    ("n > k", "n >= k", "<=, not <"),
+    ("return 1 - missed", "return k * p / G", "twice"),
+    ("return 1 - missed", "return 1 - (1 - p / G) ** k", "draws an item again"),
+    ("unit(z_hat - mean), unit(z - mean)", "unit(z_hat - mean), unit(z)", "from the answers only"),
+]  # fmt: skip
+
+# -- three tests: a denoiser that counts its calls, unit impulses, a gallery of equals
+
+ANSWERS["ex12"] = """
+import torch
+
+def kills_1(f):
+    for T, steps in ((9, 1), (9, 3), (10, 4), (20, 7)):
+        calls = []
+        def denoise(z_t, t):
+            calls.append(t)
+            return torch.full_like(z_t, len(calls))
+        out = f(denoise, torch.randn(5, 3), 0.8 ** torch.arange(T + 1.0), steps)
+        assert calls == [round(T * (steps - k) / steps) for k in range(steps)]
+        assert abs(out - steps).max() < 1e-4
+
+def kills_2(f):
+    now, then = (0.5, 0.4, 0.6), (0.3, 0.7, 0.5)
+    zero, one = torch.zeros(2, 3), torch.ones(2, 3)
+    for eta in (0.0, 0.5, 1.0):
+        kept = f(0.6 * one, zero, zero, now, then, eta, zero)
+        fresh = f(zero, zero, zero, now, then, eta, one)
+        assert abs(kept ** 2 + fresh ** 2 - 0.5 ** 2).max() < 1e-5
+        mean = f(0.5 * one + 0.8, one, 2 * one, now, then, eta, zero)
+        assert abs(mean - 1.7).max() < 1e-5
+
+def kills_3(f):
+    q, g = torch.randn(4, 5), torch.eye(5)[[0, 0, 0, 0, 0, 0]]
+    assert f(q, g, torch.arange(4)).tolist() == [6] * 4
+    assert f(torch.eye(5), torch.eye(5), torch.arange(5)).tolist() == [1] * 5
+"""
+MISTAKES["ex12"] = [
+    ("assert calls == [round(T * (steps - k) / steps) for k in range(steps)]\n        assert abs(out - steps).max() < 1e-4", "assert out.shape == (5, 3) and out.isfinite().all()", "kills_1 is content with planted_1"),
+    ("((9, 1), (9, 3), (10, 4), (20, 7))", "((9, 1), (9, 3))", "an unseen relative: the last level"),
+    ("(0.0, 0.5, 1.0)", "(1.0,)", "an unseen relative: the variance"),
+    ("torch.arange(4)", "torch.full((4,), 5)", "an unseen relative: of equal items"),
+    ("abs(mean - 1.7).max() < 1e-5", "torch.equal(mean, torch.full((2, 3), 1.7))", "kills_2 refuses another right function"),
+    ("[6] * 4", "[1] * 4", "kills_3 refuses a right function, at line"),
+    ("f(q, g, torch.arange(4))", "f(q, g)", "kills_3 stops with TypeError"),
+    ("    assert f(torch.eye(5)", "    return f(torch.eye(5)", "kills_3 returns True"),
+]  # fmt: skip
+
+# -- the scoreboard: an MLP whose schedule is the clock
+
+ANSWERS["ex13"] = """
+import math
+import time
+
+import torch
+from torch import nn
+
+def translate(c, z, c_val, z_val, c_new, seconds):
+    start = time.perf_counter()
+    torch.manual_seed(0)
+    scale = lambda x: (x - c.mean(0)) / c.std(0).clamp(min=c.std() / 3)
+    mean, size, h = z.mean(0), (z - z.mean(0)).square().mean().sqrt(), 512
+    x, y, width = scale(c), (z - mean) / size, z.shape[1]
+    block = lambda n: [nn.Linear(n, h), nn.LayerNorm(h), nn.SiLU()]
+    net = nn.Sequential(*block(c.shape[1]), *block(h), *block(h), nn.Linear(h, width))
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
+    while (spent := (time.perf_counter() - start) / (0.9 * seconds)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * min(1, 20 * spent) * math.cos(math.pi / 2 * spent)
+        i = torch.randint(len(x), (256,))
+        loss = (net(x[i]) - y[i]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        return net(scale(c_new)) * size + mean
+"""
+MISTAKES["ex13"] = [
+    ("return net(scale(c_new)) * size + mean", "return mean.expand(len(c_new), -1)", "the constant"),
+    ("scale(c_new)", "scale(c_new).flip(0)", "are the rows in another order"),
+    ("return net(scale(c_new))", "return net(scale(c_new[:-1]))", "shape (299, 11), it should be (300, 11)"),
+    ("size + mean", "size / 0 + mean", "NaN or Inf in 300 of 300 rows"),
+    ("while (spent :=", "time.sleep(seconds + 3)\n    while (spent :=", "over time"),
+    ("*block(c.shape[1]), *block(h), *block(h), nn.Linear(h, width)", "nn.Linear(c.shape[1], width)", "this is ridge's score"),
+    ("size + mean", "size / 20 + mean", "below ridge"),
+]  # fmt: skip
+
 # -- the exam of the exam
 
 STUBS = sorted((ROOT / "assignments").glob("ex*.py"))
@@ -357,13 +485,15 @@ def header(stub, word):
 
 def graded(stub, source, here, impl):
     """(exit code, output, seconds) of the exercise's own command, with `source` as `impl`."""
-    (here / (impl.removesuffix(".py") + ".py")).write_text(source)
+    mine = here / (impl.removesuffix(".py") + ".py")
+    mine.write_text(source)
     command = header(stub, "Grade").replace(f"assignments.{stub.stem}", impl)
     words = [sys.executable, "-m", *shlex.split(command)]
     words[3] = str(ROOT / words[3])  # as from the student's own folder
     start = time.time()
     env = {**os.environ, "PYTHONPATH": f"{here}:{ROOT}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=here, env=env, capture_output=True, text=True)
+    assert mine.read_text() == source and {*os.listdir(here)} <= {mine.name, "__pycache__"}
     return done.returncode, done.stdout + done.stderr, time.time() - start
 
 
@@ -381,7 +511,8 @@ def jobs():
 @pytest.fixture(scope="module")
 def grades(request, tmp_path_factory):
     """{job: a future of its grade}, of the exercises that this session asks for; two at a time."""
-    asked = {item.callspec.params["stub"] for item in request.session.items}
+    mine = [item for item in request.session.items if "grades" in item.fixturenames]
+    asked = {item.callspec.params["stub"] for item in mine}
     pool = ThreadPoolExecutor(2)
     yield {
         job: pool.submit(graded, stub, source, tmp_path_factory.mktemp("student"), impl)
@@ -410,12 +541,14 @@ def test_stub_fails_by_name(stub, grades):
 
 @pytest.mark.slow
 @EVERY
-def test_answer_passes_and_prints_the_number(stub, grades):
-    """Otherwise a right answer of another kind fails, or grading takes long."""
+def test_answer_passes_and_prints_the_number(stub, grades, tmp_path):
+    """Otherwise a right answer of another kind fails, or grading takes 20 s."""
     rc, out, seconds = grades[f"{stub.stem[:4]} answer"].result()
     assert rc == 0 and len(set(passed(out))) == 1, out
     what, number = header(stub, "Expect").split(" (")[0].split(": ")
     assert re.search(rf"{re.escape(what)}: \S+, expected {re.escape(number)}$", out, re.M), out
+    if seconds > 20:  # the machine was busy: a second try
+        seconds = graded(stub, ANSWERS[stub.stem[:4]], tmp_path, "elsewhere")[2]
     assert seconds < 20
 
 
@@ -426,13 +559,3 @@ def test_every_mistake_is_named(stub, grades):
     for n, (_, new, words) in enumerate(MISTAKES[stub.stem[:4]]):
         rc, out, _ = grades[f"{stub.stem[:4]} mistake {n}"].result()
         assert rc == 1 and words in out.split("graded tests pass")[1], f"{new}\n{out}"
-
-
-@pytest.mark.slow
-@EVERY
-def test_nothing_is_written_to_the_student(stub, tmp_path):
-    """Otherwise a grade changes the file that it grades, or leaves others beside it."""
-    mine = tmp_path / "mine.py"
-    graded(stub, stub.read_text(), tmp_path, "mine.py")
-    assert mine.read_text() == stub.read_text()
-    assert {p.name for p in tmp_path.iterdir()} <= {"mine.py", "__pycache__"}

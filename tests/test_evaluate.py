@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import pickle
 import shutil
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from grading import Mistake, grade, graded, refuses
 from PIL import Image
 from sklearn import metrics as sk
 from sklearn.metrics.pairwise import cosine_similarity
@@ -36,49 +38,156 @@ def normal(*shape, seed=0):
 # metrics.py
 
 
+def ranks_by_loops(q, g, positives, length=np.linalg.norm, pick=np.argmax, tie=1, alone=0, sign=1):
+    """`ranks` in float64, one cosine after the other; each option is a mistake.
+
+    tie=0: for the query; alone=1: what is not picked competes, right or wrong."""
+    q, g, out = np.asarray(q, float), np.asarray(g, float), []
+    for x, right in zip(q, positives, strict=True):
+        s = [sign * (x @ y) / max(length(x) * length(y), 1e-12) for y in g]
+        mine = right[pick([s[i] for i in right])]
+        wrong = [v for i, v in enumerate(s) if i not in ([mine] if alone else right)]
+        out.append(1 + sum(v > s[mine] or (tie and v == s[mine]) for v in wrong))
+    return out
+
+
+def grade_ranks(q, g, positives):
+    """The ranks; Mistake, with a likely one's name, unless metrics.ranks agrees."""
+    q, g = torch.as_tensor(q), torch.as_tensor(g)
+    slow = lambda **mistake: ranks_by_loops(q, g, positives, **mistake)
+    want, first, one = slow(), lambda s: 0, lambda x: 1.0
+    mistakes = {
+        "a tie counts for the query: so a model whose answers are all equal has R@1 = 1": slow(
+            tie=0
+        ),
+        "other right answers compete: only wrong items do": slow(alone=1),
+        "only the first right answer is looked at: the most similar one counts": slow(pick=first),
+        "only the first right answer is looked at, the others compete": slow(pick=first, alone=1),
+        "this is the dot product: a long row of the gallery is no better answer": slow(length=one),
+        "ranks start at 0: the first place is rank 1": [n - 1 for n in want],
+        "the right answer competes with itself: rank 1 is one too high": [n + 1 for n in want],
+        "upside down: the most similar item has rank 1": slow(sign=-1),
+    }
+    grade(metrics.ranks(q, g, positives), want, mistakes, what="the rank")
+    return want
+
+
+def grade_recall(rank, k, want):
+    strict = (torch.as_tensor(rank) < k).double().mean()
+    mistakes = {f"rank {k} is among the first {k}: <=, not <": strict}
+    mistakes[f"the number of queries, not their share, of {len(rank)}"] = want * len(rank)
+    grade(metrics.recall_at_k(torch.as_tensor(rank), k), want, mistakes, what=f"R@{k}")
+
+
+def grade_centred(z_hat, z, mean):
+    z_hat, z, cosine = torch.as_tensor(z_hat), torch.as_tensor(z), torch.cosine_similarity
+    got = metrics.centred_cosine(z_hat, z, mean)
+    if torch.as_tensor(got).isnan().any():
+        raise Mistake("0 / 0: where nothing is left of z_hat - mean, the cosine is 0")
+    mistakes = {
+        "the mean is not subtracted": cosine(z_hat, z).mean(),
+        "the mean is subtracted from the answers only": cosine(z_hat - mean, z).mean(),
+        "the mean is subtracted from the targets only": cosine(z_hat, z - mean).mean(),
+        "each side's own mean is subtracted, not that of the training targets": cosine(
+            z_hat - z_hat.mean(0), z - z.mean(0)
+        ).mean(),
+        "one cosine of all rows together, not the mean over rows": cosine(
+            (z_hat - mean).flatten(), (z - mean).flatten(), dim=0
+        ),
+    }
+    want = np.diag(cosine_similarity(z_hat - mean, z - mean)).mean()
+    grade(got, want, mistakes, atol=1e-6, what="the centred cosine")
+    return want
+
+
+@graded("ranks", "recall_at_k", "centred_cosine")
 def test_metrics_by_hand():
     """The case that metrics.py solves on paper does not come out: a definition has changed."""
     z_hat, z = [[1.0, 0], [1, 1]], [[1.0, 0], [0, 2]]
     assert metrics.cosine(z_hat, z) == pytest.approx((1 + 0.5**0.5) / 2)
     assert metrics.unrelated_cosine(z_hat, z, [0, 1]) == pytest.approx((0 + 0.5**0.5) / 2)
-    rank = metrics.ranks(z_hat, z, [[0], [1]])
-    assert rank.tolist() == [1, 2]
-    assert [metrics.recall_at_k(rank, k) for k in (1, 2)] == [0.5, 1.0]
+    tie = "query 1 is as near to both rows, a tie, which counts against it: rank 2"
+    rank = metrics.ranks(torch.tensor(z_hat), torch.tensor(z), [[0], [1]])
+    grade(rank, [1, 2], {tie: [1, 1]}, what="the rank")
+    grade_recall([1, 2], 1, 0.5)
+    grade_recall([1, 2], 2, 1.0)
     # about the mean (1, 1): z_hat (0, -1), (1, 0) against z (0, -1), (0, 1): cosines 1 and 0
-    centred = metrics.centred_cosine([[1.0, 0], [2, 1]], [[1.0, 0], [1, 2]], torch.ones(2))
-    assert centred == pytest.approx(0.5)
+    assert grade_centred([[1.0, 0], [2, 1]], [[1.0, 0], [1, 2]], torch.ones(2)) == 0.5
 
 
+@graded("ranks", "recall_at_k")
 def test_metrics_agree_with_scikit_learn():
     """A metric that scikit-learn has gives another number."""
     z_hat, z, gallery = normal(40, 7), normal(40, 7, seed=1), normal(23, 7, seed=2)
     S = cosine_similarity(z_hat, gallery)
     assert metrics.cosine(z_hat, z) == pytest.approx(np.diag(cosine_similarity(z_hat, z)).mean())
     answer = np.arange(40) % 23
-    rank = metrics.ranks(z_hat, gallery, [[i] for i in answer], chunk=16)
+    rank = grade_ranks(z_hat, gallery, [[i] for i in answer])
     for k in (1, 5, 10, 22):
-        expected = sk.top_k_accuracy_score(answer, S, k=k, labels=np.arange(23))
-        assert metrics.recall_at_k(rank, k) == pytest.approx(expected)
+        grade_recall(rank, k, sk.top_k_accuracy_score(answer, S, k=k, labels=np.arange(23)))
     predicted = S.argmax(1)
     assert metrics.accuracy(predicted, answer) == pytest.approx(
         sk.accuracy_score(answer, predicted)
     )
 
 
+def test_ranks_in_chunks():
+    """Queries of the second chunk get the right answers of the first."""
+    q, g, right = normal(40, 7), normal(23, 7, seed=2), [[n % 23] for n in range(40)]
+    assert metrics.ranks(q, g, right, chunk=16).tolist() == ranks_by_loops(q, g, right)
+
+
+@graded("ranks")
 def test_ties_count_against_the_query():
     """A constant, or a model whose answers collapsed to zero, is credited with finding things."""
-    twins = normal(1, 5).expand(30, 5)
-    rank = metrics.ranks(normal(8, 5, seed=1), twins, [[n] for n in range(8)])
-    assert rank.tolist() == [30] * 8
+    twins = torch.tensor([[0.0, 2, 0, 0, 0]]).expand(30, 5)  # a tie however it is rounded
+    assert grade_ranks(normal(8, 5, seed=1), twins, [[n] for n in range(8)]) == [30] * 8
     collapsed = metrics.ranks(torch.zeros(8, 5), normal(30, 5), [[n] for n in range(8)])
-    assert [metrics.recall_at_k(r, 10) for r in (rank, collapsed)] == [0, 0]
+    nan = "a query of zeros is as near to all: 0 / 0 is NaN, to which nothing compares, so rank 1"
+    grade(collapsed, [30] * 8, {nan: [1] * 8}, what="the rank of a query of zeros")
 
 
+@graded("ranks")
 def test_the_best_of_several_positives_counts():
     """Right answers compete with each other, or only the first of them is looked at."""
     gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.5, 0.5], [0.0, 1.0]])
-    rank = metrics.ranks([[1.0, 0.0]] * 3, gallery, [[2, 1], [3, 0, 1], [1, 2, 3]])
-    assert rank.tolist() == [2, 1, 2]
+    queries = torch.tensor([[1.0, 0.0]] * 3)
+    assert grade_ranks(queries, gallery, [[2, 1], [3, 0, 1], [1, 2, 3]]) == [2, 1, 2]
+    twins = gallery[[3, 0, 2, 0]]  # two faces in which a letter looks the same
+    assert grade_ranks(queries[:2], twins, [[1, 3], [2, 1, 3]]) == [1, 1]
+    for right in ([[0], []], [[], [0]]):
+        none = "a query without a right answer has no rank: raise a ValueError"
+        refuses(lambda: metrics.ranks(queries[:2], gallery, right), none)
+
+
+@graded("chance_recall")
+def test_chance_recall(impl):
+    """A shuffled gallery is said to score more or less than it does."""
+    for G, p, k in ((7, 3, 2), (6, 1, 4), (8, 2, 1), (7, 4, 5)):
+        places = list(itertools.combinations(range(G), p))  # of the right ones, all as likely
+        want = np.mean([min(place) < k for place in places])
+        miss = math.prod((G - p - i) / (G - i) for i in range(k))
+        mistakes = {
+            "k p / G counts a list with two right answers twice": k * p / G,
+            "1 - (1 - p / G)^k draws an item again: a list has k different ones": (
+                1 - (1 - p / G) ** k
+            ),
+            "this is the chance that all k are wrong": miss,
+        }
+        grade(impl.chance_recall(G, p, k), want, mistakes, what=f"chance_recall({G}, {p}, {k})")
+    value = impl.chance_recall(1000, 12, 10)
+    impl.number("chance R@10 among 1,000 with 12 right", value, 0.11421, 1e-5)
+    grade(impl.chance_recall(10**5, 1, 10), 1e-4, what="chance_recall(100000, 1, 10)")
+
+
+@graded("ranks", "recall_at_k", "chance_recall")
+def test_a_constant_is_worth_chance(impl):
+    """An answer that does not depend on the query is credited with more than its luck."""
+    constant, gallery = normal(1, 5).expand(30, 5), normal(30, 5, seed=1)
+    rank = torch.as_tensor(impl.ranks(constant, gallery, [[n] for n in range(30)]))
+    for k in (1, 4, 30):
+        told = f"R@{k} of one answer to 30 queries, each with one right item of 30,"
+        grade(impl.recall_at_k(rank, k), impl.chance_recall(30, 1, k), what=told)
 
 
 def test_unrelated_is_always_of_another_group():
@@ -94,13 +203,15 @@ def test_unrelated_is_always_of_another_group():
         assert metrics.unrelated_cosine(torch.eye(2), torch.eye(2), [0, 1], seed) == 0
 
 
+@graded("centred_cosine")
 def test_the_mean_scores_zero_when_centred():
     """The centred cosine rewards the constant that it is there to expose."""
     z = normal(50, 6) + 3
     mean = z.mean(0)
     constant = mean.expand(50, -1)
-    assert metrics.centred_cosine(constant, z, mean) == 0
+    assert grade_centred(constant, z, mean) == 0
     assert metrics.cosine(constant, z) > 0.9
+    grade_centred(normal(50, 6, seed=1) + 2, z, mean + 0.5)  # the training set has another mean
 
 
 NAN = torch.tensor([[1.0, float("nan")]])

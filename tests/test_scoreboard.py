@@ -1,0 +1,124 @@
+"""
+Exercise 13: `translate` on a toy, by the scoreboard's own rules; and these rules by themselves.
+
+The toy  z = (u + u^2 - 1) B + 1 + noise, u = c A; c (n, 7), z (n, 11). No linear map sees u^2.
+"""
+
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import scoreboard
+import torch
+from grading import Mistake, graded
+
+import metrics
+
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """(c, z, c_val, z_val, c_new, z_new): 1,600, 200 and 300 pairs."""
+    g = torch.Generator().manual_seed(0)
+    A, B, c = (torch.randn(*shape, generator=g) for shape in ((7, 16), (16, 11), (2100, 7)))
+    u = c @ A / 7**0.5
+    z = (u + u.square() - 1) @ B + 1 + torch.randn(2100, 11, generator=g)
+    return [x for n in (slice(1600), slice(1600, 1800), slice(1800, None)) for x in (c[n], z[n])]
+
+
+def ridge_of(toy):
+    """Least squares with a bias, to which ridge comes down where the conditions are independent."""
+    one = lambda c: torch.cat([c, torch.ones(len(c), 1)], 1)
+    return one(toy[4]) @ torch.linalg.lstsq(one(toy[0]), toy[1]).solution
+
+
+@graded("translate")
+def test_translate_on_a_toy(toy, impl):
+    """Otherwise the answer is no translation, or no better than the best linear one."""
+    ridge = metrics.cosine(ridge_of(toy), toy[-1])
+    impl.number("ridge's cosine on the toy", ridge, 0.5243, 0.001)
+    z_hat, used = scoreboard.ask(impl.translate, *toy[:-1], SECONDS)
+    cosine, word = scoreboard.judge(z_hat, toy[-1], ridge, used, SECONDS)
+    if word:
+        raise Mistake(f"translate: {word}{f', with cosine {cosine:.3f}' if cosine else ''}")
+
+
+ANSWERS = {  # made from (the truth, ridge's answer); None: it counts, without a word
+    "the truth": (lambda z, r: z, None),
+    "a numpy array": (lambda z, r: z.numpy(), None),
+    "with a gradient": (lambda z, r: z.clone().requires_grad_(), None),
+    "nothing": (lambda z, r: None, "a NoneType and no tensor"),
+    "transposed": (lambda z, r: z.T, r"shape \(11, 300\), it should be \(300, 11\)"),
+    "one row": (lambda z, r: z.mean(0), "shape"),
+    "NaN": (lambda z, r: torch.where(z > 4, z / 0, z), r"NaN or Inf in \d+ of 300 rows"),
+    "constant": (lambda z, r: z.mean(0).expand_as(z), "the constant"),
+    "zeros": (lambda z, r: 0 * z, "the constant"),
+    "shuffled": (lambda z, r: z.flip(0), "are the rows in another order"),
+    "ridge": (lambda z, r: r, "this is ridge's score"),
+    "backwards": (lambda z, r: -z, "below ridge, 0.524"),
+    "half of ridge": (lambda z, r: r + 4 * z.roll(1, 0).sign(), "below ridge, 0.524"),
+}
+
+
+@pytest.mark.parametrize("make, told", ANSWERS.values(), ids=ANSWERS.keys())
+def test_judge(make, told, toy):
+    """Otherwise the scoreboard praises an answer that is none, or finds fault with a right one."""
+    z, ridge = toy[-1], ridge_of(toy)
+    cosine, word = scoreboard.judge(make(z, ridge), z, metrics.cosine(ridge, z), 3.9, 2.0)
+    assert re.search(told, word) if told else (word, cosine) == ("", pytest.approx(1))
+    assert (cosine is None) == any(w in word for w in ("shape", "NaN", "NoneType"))
+
+
+def test_over_time_does_not_count(toy):
+    """Otherwise an answer wins by more time, or one that ends a moment late is lost."""
+    word = "over time: 4.1 s where 2 are allowed"
+    assert scoreboard.judge(toy[-1], toy[-1], 0.5, 4.1, 2.0) == (None, word)
+    slow = lambda *args: time.sleep(0.2)
+    assert 0.2 <= scoreboard.ask(slow, *toy[:-1], 0.1)[1] < 1
+
+
+def test_the_table(toy, capsys, monkeypatch, tmp_path):
+    """Otherwise columns are swapped, the score is no mean, or a student is shown test targets."""
+    c, z, c_val, z_val, c_new, z_new = toy
+    latents = {"text->image": toy, "image->text": (z, c, z_val, c_val, z_new, c_new)}
+    monkeypatch.setattr(scoreboard, "glyphs", lambda: latents)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import torch\n"
+        "def translate(c, z, c_val, z_val, c_new, seconds):\n"
+        "    assert [len(x) for x in (c, z, c_val, z_val, c_new)] == [1600, 1600, 200, 200, 300]\n"
+        "    assert c.shape[1] == c_val.shape[1] == c_new.shape[1] and seconds == 5\n"
+        "    near = torch.cdist(c_new, c).argmin(1)\n"
+        "    return z[near] if z.shape[1] == 11 else near\n"
+    )
+    scoreboard.main([str(mine), "--seconds", "5"])
+    out = capsys.readouterr().out
+    row = lambda name: re.search(rf"^{name} +(.*)$", out, re.M)[1].split()
+    assert row("ridge")[0] == "0.524" and out.count("not run here") == 2 and "on 300 pairs" in out
+    one, other, score = map(float, row("mean"))
+    assert score == pytest.approx((one + other) / 2, abs=1e-3) and one != other
+    assert float(row("yours")[0]) > 0.7 and row("yours")[1:3] == ["-", "-"]
+    assert "image->text: not counted, shape (300,), it should be (300, 7)" in out
+
+
+def test_readme_is_quoted_right():
+    """Otherwise the scoreboard shows other numbers for ours and mlp than the README's tables."""
+    text = (Path(scoreboard.__file__).parent.parent / "README.md").read_text()
+    for name, cosines in scoreboard.README.items():
+        found = re.findall(rf"^\| \W*{name}\W[^|]*\| \W*([\d.]+)\W* \|", text, re.M)
+        assert [float(x) for x in found[:2]] == list(cosines)
+
+
+@pytest.mark.parametrize("name", ["missing.py", "empty.py", "no.such.module"])
+def test_one_line_instead_of_a_traceback(name, tmp_path, monkeypatch):
+    """Otherwise a wrong name, or a file without translate, ends in a traceback of ours."""
+    (tmp_path / "empty.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    with pytest.raises(SystemExit) as stop:
+        scoreboard.main([name])
+    assert "\n" not in str(stop.value) and len(str(stop.value)) > 20
