@@ -74,18 +74,16 @@ def exact(predict="z_0", T=1000, **kw):
 
 
 def impulses(tr, c, steps, eta):
-    """(mean, covariance) of CDIM(c) for one c (1, h1), exactly: it is affine in its noises."""
+    """(mean, covariance) of CDIM(c) for one c (1, h1), exactly: it is affine in its noises.
+
+    Row 0 of the batch has no noise; each other row has one 1, in one of the noises."""
     n = 1 + (steps - 1 if eta else 0)  # the start, and one noise a step but the last
-
-    def run(which, unit):
-        noise = iter([unit if k == which else torch.zeros(H2, H2) for k in range(n + 1)])
-        start = next(noise)
-        randn = lambda shape, device: next(noise, torch.zeros(H2, H2))
-        return tr.cdim(c.expand(H2, -1), start, steps, 0.0, eta, randn)
-
-    mean = run(-1, None)[0]
-    columns = [run(k, torch.eye(H2)) - mean for k in range(n)]
-    return mean, sum(A.T @ A for A in columns)
+    rows = torch.cat([torch.zeros(1, n * H2), torch.eye(n * H2)]).view(-1, n, H2)
+    noise = iter(rows.unbind(1))
+    start, randn = next(noise), lambda shape, device: next(noise, torch.zeros(shape))
+    z_0 = tr.cdim(c.expand(len(rows), -1), start, steps, 0.0, eta, randn)
+    gains = z_0[1:] - z_0[0]
+    return z_0[0], gains.T @ gains
 
 
 # -- schedule and noising
