@@ -97,6 +97,25 @@ def test_theory_table(name):
     assert [int(n) for n in told] == counts
 
 
+def test_assignments_table():
+    """Otherwise the README sets an exercise with another command, level or number than its stub."""
+    section = README.split("## Assignments")[1].split("\n## ")[0]
+    rows = [r for r in section.splitlines() if r.startswith("| [")]
+    stubs = sorted((ROOT / "assignments").glob("ex*.py"))
+    for n, (row, stub) in enumerate(zip(rows, stubs, strict=True), 1):
+        text = stub.read_text()
+        line = lambda word, text=text: re.search(rf"^{word} +(.*?)(?: \(.*)?$", text, re.M)[1]
+        level, minutes = re.search(
+            rf"^Exercise {n}\b.* level (\d), (\d+) minutes", text, re.M
+        ).groups()
+        link, _, tags, *rest = (cell.strip() for cell in row.strip("|").split("|"))
+        assert link == f"[{n}](assignments/{stub.name})" and stub.name.startswith(f"ex{n:02}_")
+        told = [level, minutes, "`" + line("Grade").removeprefix("pytest ") + "`", line("Expect")]
+        assert [cell.removesuffix(" a try") for cell in rest] == told
+        assert all(tag in readme_rows() or tag == "MT 4.2" for tag in tags.split(", "))
+        assert f"--impl assignments.{stub.stem}" in line("Grade") and "\nExplain  " in text
+
+
 @pytest.mark.slow
 def test_planted_bugs_are_caught():
     """Otherwise a test has lost its teeth."""

@@ -834,7 +834,7 @@ def test_size_of_M(impl):
         }
         size = impl.size_of_M(gamma, norm)
         grade(size, want, wrong, what=f"the size at gamma = {gamma}, |z| = {norm:.4g}")
-    impl.number("size of M at gamma = 1 and |z| = sqrt(128)", float(size), 0.9116, 1e-4)
+    impl.number("size of M at gamma = 1 and norm sqrt(128)", float(size), 0.9116, 1e-4)
 
 
 @graded("collapsing")
