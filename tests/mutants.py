@@ -128,6 +128,18 @@ MUTANTS = [
     ("nearest among bare captions", "evaluate.py", "rows = self.training.full[encoders.sample(len(self.training.full), 200_000)]", "rows = np.arange(len(self.training.pairs))", "test_downstream.py"),
     ("Table 3's columns swapped", "evaluate.py", 'mine = [r for r in found if r["direction"] == direction]', 'mine = [r for r in found if r["direction"] == DIRECTIONS[1 - n]]', "test_downstream.py"),
     ("other data overwrite the run's", "evaluate.py", 'return f"{task} {self.on}" if self.other else task', "return task", "test_layouts.py"),
+    ("graded: guidance of three columns", DDIM, "out = guide(e_c, e_0, omega)", "out = torch.cat([guide(e_c, e_0, omega)[:, :3], e_c[:, 3:]], 1)", TRANSLATOR),
+    ("graded: gamma* without |cM|", DDIM, "return (a * (q - c1 * kappa)", "return ((q - c1 * kappa)", TRANSLATOR),
+    ("graded: gamma* below 0", DDIM, "(q - c1 * kappa).clamp(min=0)", "(q - c1 * kappa)", TRANSLATOR),
+    ("graded: frozen for ever", BRIDGE, 'p.requires_grad_(turn == "both" or', 'p.requires_grad_(p.requires_grad and turn == "both" or', ORACLES),
+    ("graded: eta squared", BRIDGE, "omega = eta * (std_s**2", "omega = eta**2 * (std_s**2", ORACLES),
+    ("graded: omega^2 not subtracted", BRIDGE, "kept = (std_s**2 - omega**2).clamp(min=0).sqrt()", "kept = std_s", ORACLES),
+    ("graded: z_T lost at the boot", BRIDGE, "z_t = a_s * z_T + b_s * z0_hat + std_s * noise_like", "z_t = b_s * z0_hat + std_s * noise_like", ORACLES),
+    ("graded: unit tokens", BRIDGE, "(fn.normalize(z.flatten(1), dim=1) for z in (z_0, z_T))", "(fn.normalize(z, dim=2).flatten(1) for z in (z_0, z_T))", ORACLES),
+    ("graded: answers of the first chunk", "metrics.py", "for n, s in enumerate(sim, start):", "for n, s in enumerate(sim):", "test_evaluate.py"),
+    ("graded: over time counts", "tests/scoreboard.py", "used > seconds + GRACE", "used > 9 * seconds", "test_scoreboard.py"),
+    ("graded: the better direction alone", "tests/scoreboard.py", "sum(cosines) / 2]", "max(cosines)]", "test_scoreboard.py"),
+    ("graded: tests may look at names", "tests/test_find_the_bug.py", "test(lambda *args, **kw: f(*args, **kw))", "test(f)", "test_find_the_bug.py"),
 ]  # fmt: skip
 
 
