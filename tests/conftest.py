@@ -159,5 +159,5 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section(f"{len(good)} of {len(good) + len(bad)} graded tests pass")
     for key in ("open", "look", "number"):
         told = [text for r in good + bad for k, text in r.user_properties if k == key]
-        for text in dict.fromkeys(told):
+        for text in sorted(set(told)) if key == "open" else dict.fromkeys(told):
             terminalreporter.write_line(f"  {text}")

@@ -559,3 +559,15 @@ def test_every_mistake_is_named(stub, grades):
     for n, (_, new, words) in enumerate(MISTAKES[stub.stem[:4]]):
         rc, out, _ = grades[f"{stub.stem[:4]} mistake {n}"].result()
         assert rc == 1 and words in out.split("graded tests pass")[1], f"{new}\n{out}"
+
+
+@pytest.mark.slow
+def test_nothing_written_yet():
+    """Otherwise `pytest --impl` gives an empty course a grade, breaks off, or names no file."""
+    command = [sys.executable, "-m", "pytest", "--impl"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    good, every = passed(done.stdout)
+    assert done.returncode == 1 and good == 0 < 60 < every and not done.stderr
+    assert done.stdout.count("\nNotImplementedError: write") == every
+    last = done.stdout.split("graded tests pass")[1]
+    assert all(f"in assignments/{stub.name}" in last for stub in STUBS)

@@ -39,11 +39,11 @@ def ridge_of(toy):
 def test_translate_on_a_toy(toy, impl):
     """Otherwise the answer is no translation, or no better than the best linear one."""
     ridge = metrics.cosine(ridge_of(toy), toy[-1])
-    impl.number("ridge's cosine on the toy", ridge, 0.5243, 0.001)
     z_hat, used = scoreboard.ask(impl.translate, *toy[:-1], SECONDS)
     cosine, word = scoreboard.judge(z_hat, toy[-1], ridge, used, SECONDS)
     if word:
         raise Mistake(f"translate: {word}{f', with cosine {cosine:.3f}' if cosine else ''}")
+    impl.number("ridge's cosine on the toy", ridge, 0.5243, 0.001)
 
 
 ANSWERS = {  # made from (the truth, ridge's answer); None: it counts, without a word
