@@ -10,7 +10,10 @@ exercise in assignments/. Nothing of the student's is written to.
 import importlib
 import importlib.util
 import os
+import re
 import sys
+import traceback
+from glob import glob
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +26,10 @@ import metrics
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 REFERENCE = (ddim_translator, latent_bridge, metrics)
+STUBS = sorted(glob(os.path.join(ROOT, "assignments", "ex*.py")))
 STUDENT = pytest.StashKey()  # {name: function} of the student, empty without --impl
+LACKS = pytest.StashKey()  # a line for each exercise that is not in the student's file as a whole
+FILES = set()  # the student's
 
 
 def pytest_addoption(parser):
@@ -43,31 +49,36 @@ def pytest_configure(config):
 
 def functions(name, here):
     """{name: function} of what MODULE itself defines, or of all exercises if there is no name."""
-    names = [name] if name else sorted(os.listdir(os.path.join(ROOT, "assignments")))
     found = {}
-    for one in names:
-        if name or one.startswith("ex"):
-            module = load(one if name else os.path.join(ROOT, "assignments", one), str(here))
-            mine = lambda f, m=module: callable(f) and getattr(f, "__module__", "") == m.__name__
-            found |= {k: f for k, f in vars(module).items() if mine(f)}
+    for one in [name] if name else STUBS:
+        module = load(one, str(here))
+        mine = lambda f, m=module: callable(f) and getattr(f, "__module__", "") == m.__name__
+        found |= {k: f for k, f in vars(module).items() if mine(f)}
     return found
 
 
 def load(name, here):
-    """The module of a name on the path or in `here`, or of a file. UsageError if there is none."""
-    sys.path.append(here)
+    """The module of a file, or of a name in `here` or on the path. UsageError if there is none."""
+    path = os.path.join(here, os.path.expanduser(name))
+    if os.path.isfile(path + ".py"):
+        path += ".py"
+    sys.path += [here, os.path.dirname(path)]  # their helpers; ours come first
     try:
-        if not name.endswith(".py"):
-            return importlib.import_module(name)
-        path = os.path.join(here, os.path.expanduser(name))
-        stem = "student_" + os.path.basename(name)[:-3]  # their train.py is not ours
-        spec = importlib.util.spec_from_file_location(stem, path)
-        module = sys.modules[stem] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    except Exception as e:  # whatever a student's file may raise
-        why = f"line {e.lineno}: {e.msg}" if isinstance(e, SyntaxError) else e
-        raise pytest.UsageError(f"--impl {name}: {type(e).__name__}: {why}") from None
+        if not path.endswith(".py"):
+            module = importlib.import_module(name)
+        else:
+            stem = "student_" + os.path.basename(path)[:-3]  # their train.py is not ours
+            spec = importlib.util.spec_from_file_location(stem, path)
+            module = sys.modules[stem] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as e:  # whatever a student's file may raise
+        frames = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == path]
+        line = e.lineno if isinstance(e, SyntaxError) else frames[-1] if frames else None
+        at = f"line {line}: " if line else ""
+        told = f"{at}{type(e).__name__}: {getattr(e, 'msg', e)}"
+        raise pytest.UsageError(f"--impl {name}: {told}") from None
+    FILES.add(module.__file__)
+    return module
 
 
 def names(item):
@@ -94,14 +105,27 @@ def pytest_collection_modifyitems(config, items):
             return all(old for *_, old in found)
         return any(short in student for _, short, _ in found)
 
-    keep = [item for item in items if wanted(item)]
-    if items and not keep and config.getoption("impl") is not None:
+    keep, impl = [item for item in items if wanted(item)], config.getoption("impl")
+    if items and not keep and impl is not None:
         have = ", ".join(sorted(student)) or "nothing"
-        raise pytest.UsageError(
-            f"--impl {config.getoption('impl')}: no test here grades what it defines: {have}"
-        )
+        raise pytest.UsageError(f"--impl {impl}: no test here grades what it defines: {have}")
+    config.stash[LACKS] = lacking(
+        student, {find(name)[1] for item in items for name in names(item)}
+    )
     config.hook.pytest_deselected(items=[item for item in items if item not in keep])
     items[:] = keep
+
+
+def lacking(student, graded):
+    """A line for each exercise of which the student has a part, and not all that is graded."""
+    lines = []
+    for stub in STUBS:
+        with open(stub) as f:
+            asked = [name for name in re.findall(r"^def (\w+)", f.read(), re.M) if name in graded]
+        left = [name for name in asked if name not in student]
+        if 0 < len(left) < len(asked):
+            lines.append(f"not there, and not graded: {', '.join(left)} ({os.path.basename(stub)})")
+    return lines
 
 
 @pytest.fixture(autouse=True)
@@ -132,32 +156,36 @@ def impl(request, monkeypatch):
 def pytest_runtest_makereport(item, call):
     """A stub and a wrong answer are one line each, without the traceback. A crash keeps its own."""
     report = yield
-    if item.config.getoption("impl") is None or not call.excinfo:
+    if item.config.getoption("impl") is None or not call.excinfo or report.skipped:
         return report
-    error = call.excinfo.value
-    last = [entry for entry in call.excinfo.traceback if "site-packages" not in str(entry.path)][-1]
+    error, short = call.excinfo.value, ", ".join(find(name)[1] for name in names(item))
+    theirs = [entry for entry in call.excinfo.traceback if str(entry.path) in FILES]
+    told = f"{type(error).__name__}: {error}".splitlines()[0]
+    at = theirs and os.path.relpath(str(theirs[-1].path), item.config.invocation_params.dir)
     if isinstance(error, Mistake):
-        report.longrepr = str(error)
-        report.user_properties.append(("look", str(error)))
-        return report
-    at = os.path.relpath(str(last.path), item.config.invocation_params.dir)
-    if isinstance(error, NotImplementedError):
-        report.longrepr = f"NotImplementedError: write {last.name} in {at}"
-        report.user_properties.append(("open", report.longrepr))
-    elif not isinstance(error, AssertionError):
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        report.user_properties.append(("look", f"{at}, line {last.lineno + 1}: {told}"))
+        key, told = "look", str(error)
+        report.longrepr = told
+    elif isinstance(error, NotImplementedError) and theirs:
+        key, told = "open", f"NotImplementedError: write {theirs[-1].name} in {at}"
+        report.longrepr = told
+    elif theirs:
+        key, told = "look", f"{at}, line {theirs[-1].lineno + 1}: {told}"
+    else:
+        key, told = "look", f"what {short} answers stops a test: {told}"
+    report.user_properties.append((key, told))
     return report
 
 
 def pytest_terminal_summary(terminalreporter, config):
     """Under --impl: how many graded tests pass, what to look at, and the exercise's numbers."""
-    if config.getoption("impl") is None:
-        return
     stats = terminalreporter.stats
     good, bad = stats.get("passed", []), stats.get("failed", []) + stats.get("error", [])
+    if config.getoption("impl") is None or not good + bad:
+        return
     terminalreporter.section(f"{len(good)} of {len(good) + len(bad)} graded tests pass")
     for key in ("open", "look", "number"):
         told = [text for r in good + bad for k, text in r.user_properties if k == key]
         for text in sorted(set(told)) if key == "open" else dict.fromkeys(told):
             terminalreporter.write_line(f"  {text}")
+    for text in config.stash[LACKS]:
+        terminalreporter.write_line(f"  {text}")
