@@ -3,7 +3,8 @@ Exercise 10: two sides take turns under one optimiser.                      leve
 
 Concept  a parameter stays only if the optimiser skips it; a gradient of 0 is not "skip"
 Read     LD's training in turns: row D18 of "Differences from the papers" in README.md;
-         `Bridge.loss` in latent_bridge.py, which calls your `freeze`
+         `Bridge.loss` in latent_bridge.py, which calls `freeze` (`turn_step` is graded
+         with the reference's, so that each is graded alone)
 Grade    pytest tests/test_bridge.py --impl assignments.ex10_turns
 Expect   share of the parameters that the modality turn moves: 0.5706 +- 0.0001
 Explain  In the turn of the modality models the denoiser stays. Why does it have to be frozen by

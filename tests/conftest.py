@@ -105,13 +105,13 @@ def pytest_collection_modifyitems(config, items):
             return all(old for *_, old in found)
         return any(short in student for _, short, _ in found)
 
+    graded = {find(name)[1] for item in items for name in names(item)}
     keep, impl = [item for item in items if wanted(item)], config.getoption("impl")
     if items and not keep and impl is not None:
-        have = ", ".join(sorted(student)) or "nothing"
-        raise pytest.UsageError(f"--impl {impl}: no test here grades what it defines: {have}")
-    config.stash[LACKS] = lacking(
-        student, {find(name)[1] for item in items for name in names(item)}
-    )
+        have, asked = (", ".join(sorted(x)) or "nothing" for x in (student, graded))
+        told = f"it defines {have}, and these tests grade {asked}"
+        raise pytest.UsageError(f"--impl {impl}: {told}")
+    config.stash[LACKS] = lacking(student, graded)
     config.hook.pytest_deselected(items=[item for item in items if item not in keep])
     items[:] = keep
 
@@ -163,16 +163,16 @@ def pytest_runtest_makereport(item, call):
     told = f"{type(error).__name__}: {error}".splitlines()[0]
     at = theirs and os.path.relpath(str(theirs[-1].path), item.config.invocation_params.dir)
     if isinstance(error, Mistake):
-        key, told = "look", str(error)
-        report.longrepr = told
-    elif isinstance(error, NotImplementedError) and theirs:
+        report.longrepr = str(error)
+        key, told = "look", error if str(error).startswith(short) else f"{short}: {error}"
+    elif isinstance(error, NotImplementedError) and theirs and not str(error):
         key, told = "open", f"NotImplementedError: write {theirs[-1].name} in {at}"
         report.longrepr = told
     elif theirs:
         key, told = "look", f"{at}, line {theirs[-1].lineno + 1}: {told}"
     else:
-        key, told = "look", f"what {short} answers stops a test: {told}"
-    report.user_properties.append((key, told))
+        key, told = "stop", f"{short}: with this answer a test stops: {told}"
+    report.user_properties.append((key, str(told)))
     return report
 
 
@@ -183,7 +183,7 @@ def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("impl") is None or not good + bad:
         return
     terminalreporter.section(f"{len(good)} of {len(good) + len(bad)} graded tests pass")
-    for key in ("open", "look", "number"):
+    for key in ("open", "look", "stop", "number"):
         told = [text for r in good + bad for k, text in r.user_properties if k == key]
         for text in sorted(set(told)) if key == "open" else dict.fromkeys(told):
             terminalreporter.write_line(f"  {text}")

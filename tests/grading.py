@@ -36,6 +36,8 @@ def grade(got, want, mistakes=(), rtol=1e-5, atol=1e-8, what="the answer"):
     __tracebackhide__ = True
     if got is None:
         raise Mistake(f"{what} is None: does every path of your function end with a return?")
+    if isinstance(got, str | dict) or isinstance(got, tuple) and not isinstance(want, list | tuple):
+        raise Mistake(f"{what} is a {type(got).__name__}, it should be one number or tensor")
     try:
         got, want = as_tensor(got), as_tensor(want)
     except (TypeError, ValueError, RuntimeError) as e:
@@ -46,13 +48,14 @@ def grade(got, want, mistakes=(), rtol=1e-5, atol=1e-8, what="the answer"):
         if not differ(got, as_tensor(wrong), rtol, atol):
             raise Mistake(message)
     if got.shape != want.shape:
-        raise Mistake(f"{what} has shape {tuple(got.shape)}, it should be {tuple(want.shape)}")
+        shape = tuple(want.shape) or "() like one number"
+        raise Mistake(f"{what} has shape {tuple(got.shape)}, it should be {shape}")
     if not got.isfinite().all():
-        raise Mistake(f"{what} holds NaN or Inf")
+        raise Mistake(f"{what} holds NaN or Inf: the root of something below 0, a division by 0?")
     off = (got - want).abs()
     at = off.argmax()
     told = f"{got.flatten()[at]:.6g} where {want.flatten()[at]:.6g} is right"
-    raise Mistake(f"{what} is off by up to {off.max():.3g}: {told}")
+    raise Mistake(f"{what} is off{' by up to' if off.ndim else ' by'} {off.max():.3g}: {told}")
 
 
 def refuses(call, message):

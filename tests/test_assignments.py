@@ -65,6 +65,9 @@ MISTAKES["ex02"] = [
     ("z_s + fresh.sqrt() * noise", "z_s", "the fresh noise is not added"),
     ("(w / v - w * alpha_t / (v * alpha_s))", "(1 - alpha_t / alpha_s)", "sigma is too large"),
     ("(w / v - w * alpha_t / (v * alpha_s))", "(1 - alpha_t / alpha_s)", "noise at the last step"),
+    ("fresh = eta * eta", "fresh = 0 * eta", "eta changes nothing"),
+    ("(w / v - w * alpha_t / (v * alpha_s))", "(w / v - w * alpha_t / (v * alpha_s)) ** 2", "a root is missing"),
+    ("z_s = ratio * z_t +", "z_t *= ratio\n    z_s = z_t +", "in place"),
     ("(alpha_s.sqrt() - ratio", "(alpha_s - ratio", "without its square root"),
 ]  # fmt: skip
 
@@ -209,6 +212,7 @@ MISTAKES["ex06"] = [
     ("left = z - gamma * F", "left = z + gamma * F", "F's sign"),
     ("c.T @ left)", "c.T @ left).T", "this is M transposed"),
     ("(norm - gamma) / norm", "1 - gamma * norm", "gamma times norm"),
+    ("(norm - gamma) / norm", "1 - gamma", "that is for |z| = 1"),
     ("(norm - gamma) / norm", "max(0.0, 1 - gamma / norm)", "cut off at 0"),
     ("1 / z.norm(dim=1).mean().item(), 1.0", "1.0, 1.0", "gamma = scale"),
     ("1 / z.norm(dim=1)", "z.norm(dim=1)", "upside down"),

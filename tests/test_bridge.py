@@ -770,6 +770,7 @@ def test_turn_step(impl):
     for turn in ("bridge", "modality", "bridge", "bridge", "both", "apart", "modality"):
         args = (*batch(), lb.draw_noise(B, N, D), turn)
         old = {k: p.detach().clone() for k, p in mine.named_parameters()}
+        state = copy.deepcopy(one.state_dict()["state"])
         start, loss = flat(mine), impl.turn_step(mine, one, *args)
         theirs.zero_grad()
         total, L_bridge, L_pred, _ = theirs.loss(*args)
@@ -781,6 +782,17 @@ def test_turn_step(impl):
         for name, p in mine.named_parameters():
             if name.split(".")[0] not in ours and not torch.equal(p, old[name]):
                 raise Mistake(f"turn {turn!r}: {name} should be frozen and moves: {why(p)}")
+        now = one.state_dict()["state"]
+        for i, (name, _) in enumerate(mine.named_parameters()):
+            kept = i not in now or (
+                i in state
+                and all(map(torch.equal, *([d[i][k] for k in now[i]] for d in (now, state))))
+            )
+            if name.split(".")[0] not in ours and not kept:
+                raise Mistake(
+                    f"turn {turn!r}: {name} stays, but the optimizer has stepped it: its momentum "
+                    "is another one now, and its next turn starts from that"
+                )
         if torch.equal(flat(mine), start):
             raise Mistake("no parameter moves: does the optimizer step, after backward()?")
         if not one.state:

@@ -159,10 +159,14 @@ def test_ddim_reproduces_a_gaussian(eta, predict, impl):
         grade(mean, (c @ MAP + SHIFT)[0], rtol=0.02, atol=0.03, what="the mean of the samples")
         errors.append((cov - torch.diag(VAR)).norm() / VAR.norm())
     if errors[2] > (0.25 if eta else 0.06):
+        large = cov.trace() > VAR.sum()
+        if not eta:
+            told = "large: the old level's noise stays" if large else "small"
+            raise Mistake(f"at eta = 0 the covariance is too {told}: look at the factor of eps_hat")
         raise Mistake(
             "covariance too large by the noise you did not subtract: is sigma^2 in the mean's "
-            "coefficient?"
-            if cov.trace() > VAR.sum()
+            "coefficient, the factor of eps_hat, and the cleaner level's variance?"
+            if large
             else "covariance too small: does the fresh noise reach z_s, and eps_hat its share?"
         )
     assert errors[2] < 0.7 * errors[1] and errors[1] < 0.75 * errors[0], errors
@@ -181,7 +185,12 @@ def steps_gone_wrong(z_t, z_0, a, s, eta, noise):
             mixed(1 - a - sigma**2, sigma)
         ),
         "covariance too large by the noise you did not subtract: is sigma^2 in the mean's "
-        "coefficient?": mixed(1 - s, sigma),
+        "coefficient, the factor of eps_hat?": mixed(1 - s, sigma),
+        "eta changes nothing: at eta > 0 a part of eps_hat gives way to fresh noise": (
+            mixed(1 - s, 0 * sigma)
+        ),
+        "sigma is a std: a root is missing": mixed((1 - s - sigma**4).clamp(min=0), sigma**2),
+        "sigma itself is taken off, not sigma^2": mixed((1 - s - sigma).clamp(min=0), sigma),
         "the fresh noise is not added, though eta > 0": mixed(1 - s - sigma**2, 0 * sigma),
         "sigma is too large: q(z_s | z_t, z_0) knows z_0 too, the factor (1 - alpha_s) / "
         "(1 - alpha_t) is missing": mixed((1 - s - wide**2).clamp(min=0), wide),
@@ -233,6 +242,11 @@ def test_ddim_with_eta_one_is_ddpm():
     std = (beta * (1 - s) / (1 - a)).sqrt()
     wrong = steps_gone_wrong(z_t, z_0, a, s, 1.0, noise)
     grade(ddim_step(z_t, z_0, a, s, 1.0, noise), mean + std * noise, wrong, what="z_s at eta = 1")
+    mine, rows = z_t.clone(), (a.expand(B, 1), s.expand(B, 1))
+    got = ddim_step(mine, z_0, *rows, 1.0, noise)
+    if not torch.equal(mine, z_t):
+        raise Mistake("ddim_step changes its z_t in place: z = z - x, not z -= x")
+    grade(got, mean + std * noise, what="z_s with levels of shape (B, 1)")
 
 
 # -- guidance
@@ -803,6 +817,9 @@ def test_best_M(impl):
     left, mean = z - gamma * F, lambda x: x - x.mean(0)
     wrong = {
         "F is left out: this is M_hat": fit(c, z),
+        "this is L9's (1 - gamma / |z|) M_hat: it needs F = z / |z|, and F is another here": (
+            fit(c, z) * (1 - gamma / z.norm(dim=1).mean())
+        ),
         "gamma is left out": fit(c, z - F),
         "F's sign: M is to fit what F leaves": fit(c, z + gamma * F),
         "a bias is fitted, none was asked for": fit(mean(c), mean(left)),
@@ -824,6 +841,8 @@ def test_size_of_M(impl):
             gamma / norm,
         )
         wrong = {
+            "that is for |z| = 1": 1 - gamma,
+            "one norm too many": 1 - gamma / norm**2,
             "gamma times norm: the longer z, the less of it F takes": 1 - gamma * norm,
             "this is F's share: M has the rest": x,
             "upside down: F's share is gamma / norm": 1 - norm / gamma,
@@ -853,8 +872,8 @@ def test_collapsing(impl):
         ratios = {
             "gamma = scale: that is enough where |z| = 1, and here it is another number": 1.0,
             "upside down, or changed places: (scale, gamma), and scale * |z| = gamma": 1 / norm,
-            "that is the remedy: numbers of mean square 1 make |z| about sqrt(h2), not gamma": wide,
-            "that is the remedy: numbers of mean square 1 make |z| sqrt(h2), not gamma": (
+            "that is the remedy: gamma / scale is one number's size, not |z|": wide,
+            "that is the remedy: gamma / scale is one number's root mean square, not |z|": (
                 norm / H2**0.5
             ),
         }
