@@ -6,7 +6,8 @@ Read     MT Eq. 1; `make_alpha` in ddim_translator.py, which has another schedul
 Grade    pytest tests/test_translator.py --impl assignments.ex01_schedule
 Expect   alpha_T of 50 steps: 7.74e-06 +- 1e-08 (0.603 if beta stays as it is at T = 1000)
 Explain  A course's code takes beta from 1e-4 to 0.02 whatever T is, and samples well at T = 1000.
-         At T = 50 its samples are too close to the mean and too alike. Why?
+         At T = 50 its samples lie too near to 0: most of the data's mean is lost, and directions
+         in which the data's variance is above 1 come out too narrow. Why?
 Hint     What is z_T made of when alpha_T = 0.603, and what does the sampler start from?
 """
 

@@ -7,7 +7,7 @@ Read     LD's training in turns: row D18 of "Differences from the papers" in REA
          with the reference's, so that each is graded alone)
 Grade    pytest tests/test_bridge.py --impl assignments.ex10_turns
 Expect   share of the parameters that the modality turn moves: 0.5706 +- 0.0001
-Explain  In the turn of the modality models the denoiser stays. Why does it have to be frozen by
+Explain  In the turn of the modality models the denoiser stays. Why freeze it by
          requires_grad, and why would torch.no_grad() around it be wrong?
 Hint     Which two parts of AdamW move a parameter whose gradient is 0? What does it do where the
          gradient is None?

@@ -7,6 +7,7 @@ Grade    pytest tests/test_evaluate.py --impl assignments.ex11_retrieval
 Expect   chance R@10 among 1,000 with 12 right: 0.11421 +- 1e-05
 Explain  A model has collapsed: whatever it is asked, it answers with one vector. What are its
          cosine, its centred cosine and its R@1, and which of them would tie-breaking change?
+         And if the vector is 0?
 Hint     For a query, write down the list of similarities. Which of its entries can lower the rank
          that you report, and which cannot? For chance: of how many lists of k are all k wrong?
 """

@@ -65,6 +65,7 @@ MISTAKES["ex02"] = [
     ("z_s + fresh.sqrt() * noise", "z_s", "the fresh noise is not added"),
     ("(w / v - w * alpha_t / (v * alpha_s))", "(1 - alpha_t / alpha_s)", "sigma is too large"),
     ("(w / v - w * alpha_t / (v * alpha_s))", "(1 - alpha_t / alpha_s)", "noise at the last step"),
+    ("fresh = eta * eta", "fresh = eta", "eta scales sigma, not sigma^2"),
     ("fresh = eta * eta", "fresh = 0 * eta", "eta changes nothing"),
     ("(w / v - w * alpha_t / (v * alpha_s))", "(w / v - w * alpha_t / (v * alpha_s)) ** 2", "a root is missing"),
     ("z_s = ratio * z_t +", "z_t *= ratio\n    z_s = z_t +", "in place"),

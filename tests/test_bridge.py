@@ -222,14 +222,17 @@ def complete(z_0, z_T):
     if getattr(z_0, "shape", None) != z_T.shape:
         raise Mistake(f"dbim has to return a tensor of z_T's shape {tuple(z_T.shape)}")
     if not z_0.isfinite().all():
-        raise Mistake("NaN: off z_T, where std_T = 0, eps_hat is 0 / 0: the first step is a boot")
+        raise Mistake(
+            "NaN or Inf: off z_T, where std_T = 0, eps_hat is 0 / 0, so the first step is a boot; "
+            "or the root of a negative number"
+        )
     return z_0
 
 
 def gains(kind, times, eta, z_0):
     """(mean, gain of the boot's noise, gain of the second step's), (2, 3) each; z_0 is known."""
-    rows = []
-    run = lambda z_T, randn: dbim(lambda z, t: z_0, z_T, Kernel(kind), times, eta, 1, randn)
+    rows, known = [], lambda z, t: z_0.expand_as(z)
+    run = lambda z_T, randn: dbim(known, z_T, Kernel(kind), times, eta, 1, randn)
     impulses(lambda z_T, randn: rows.append(complete(run(z_T, randn), z_T)) or rows[0], 2)
     return rows[0][0], *(rows[0][1:] - rows[0][0]).abs()
 

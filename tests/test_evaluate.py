@@ -57,9 +57,7 @@ def grade_ranks(q, g, positives):
     slow = lambda **mistake: ranks_by_loops(q, g, positives, **mistake)
     want, first, one = slow(), lambda s: 0, lambda x: 1.0
     mistakes = {
-        "a tie counts for the query: so a model whose answers are all equal has R@1 = 1": slow(
-            tie=0
-        ),
+        "a tie counts for the query: so a model that answers 0 has R@1 = 1": slow(tie=0),
         "other right answers compete: only wrong items do": slow(alone=1),
         "only the first right answer is looked at: the most similar one counts": slow(pick=first),
         "only the first right answer is looked at, the others compete": slow(pick=first, alone=1),

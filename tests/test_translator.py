@@ -247,6 +247,11 @@ def test_ddim_with_eta_one_is_ddpm():
     if not torch.equal(mine, z_t):
         raise Mistake("ddim_step changes its z_t in place: z = z - x, not z -= x")
     grade(got, mean + std * noise, what="z_s with levels of shape (B, 1)")
+    half = 0.5 * std  # sigma is linear in eta
+    kept = lambda std: (1 - s - std**2).sqrt() * (z_t - a.sqrt() * z_0) / (1 - a).sqrt()
+    mixed = lambda std: s.sqrt() * z_0 + kept(std) + std * noise
+    wrong = {"eta scales sigma, not sigma^2": mixed(0.5**0.5 * std)}
+    grade(ddim_step(z_t, z_0, a, s, 0.5, noise), mixed(half), wrong, what="z_s at eta = 1/2")
 
 
 # -- guidance
@@ -366,7 +371,7 @@ def test_z0_from_v(impl):
     z_0, eps, a, z_t = levels()
     v, r, w = a.sqrt() * eps - (1 - a).sqrt() * z_0, a.sqrt(), (1 - a).sqrt()
     wrong = {
-        "v's sign: with the noise taken out, less v is left, not more": r * z_t + w * v,
+        "v's sign: v is subtracted, for it holds -sqrt(1 - alpha_t) z_0": r * z_t + w * v,
         "the coefficients of z_t and v have changed places": w * z_t - r * v,
         "the roots are missing: alpha_t is a share of variance": a * z_t - (1 - a) * v,
         "this is eps, not z_0": eps,
@@ -757,7 +762,7 @@ def test_break_even_by_hand(impl):
         wrong = {
             "this is gamma*, the best: the cosine comes back later": 5,
             "inf: F alone is not as good as cM here, so the cosine does come back": np.inf,
-            "half of it: to the other side it is as far again": 135 / 14,
+            "half of it: a factor 2 is lost, that of a square's mixed term": 135 / 14,
             "|cM| is left out: twice as long a cM takes twice the gamma": 135 / 7 / a,
             "cos(z, cM) is left out as a factor": 135 / 7 / c1,
             "kappa = cos(cM, F) is left out": even(a, c1, q, 0),
