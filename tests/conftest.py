@@ -13,20 +13,17 @@ import os
 import re
 import sys
 import traceback
-from glob import glob
 from types import SimpleNamespace
 
 import pytest
 import torch
-from grading import Mistake
+from grading import STUBS, Mistake
 
 import ddim_translator
 import latent_bridge
 import metrics
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 REFERENCE = (ddim_translator, latent_bridge, metrics)
-STUBS = sorted(glob(os.path.join(ROOT, "assignments", "ex*.py")))
 STUDENT = pytest.StashKey()  # {name: function} of the student, empty without --impl
 LACKS = pytest.StashKey()  # a line for each exercise that is not in the student's file as a whole
 FILES = set()  # the student's
@@ -50,7 +47,7 @@ def pytest_configure(config):
 def functions(name, here):
     """{name: function} of what MODULE itself defines, or of all exercises if there is no name."""
     found = {}
-    for one in [name] if name else STUBS:
+    for one in [name] if name else map(str, STUBS):
         module = load(one, str(here))
         mine = lambda f, m=module: callable(f) and getattr(f, "__module__", "") == m.__name__
         found |= {k: f for k, f in vars(module).items() if mine(f)}
@@ -85,6 +82,11 @@ def names(item):
     return [name for mark in item.iter_markers("graded") for name in mark.args]
 
 
+def shorts(item):
+    """What the student has to call the functions that this test grades."""
+    return [name.split(".")[-1] for name in names(item)]
+
+
 def find(name):
     """(owner, short name, the reference's function or None) of "guide" or "Bridge.freeze"."""
     *path, short = name.split(".")
@@ -97,22 +99,21 @@ def find(name):
 
 def pytest_collection_modifyitems(config, items):
     """Under --impl, what grades the student; else, what grades functions that the reference has."""
-    student = config.stash[STUDENT]
-
-    def wanted(item):
-        found = [find(name) for name in names(item)]
-        if config.getoption("impl") is None:
-            return all(old for *_, old in found)
-        return any(short in student for _, short, _ in found)
-
-    graded = {find(name)[1] for item in items for name in names(item)}
-    keep, impl = [item for item in items if wanted(item)], config.getoption("impl")
+    student, impl = config.stash[STUDENT], config.getoption("impl")
+    if impl is None:
+        wanted = lambda item: all(old for *_, old in map(find, names(item)))
+    else:
+        wanted = lambda item: not student.keys().isdisjoint(shorts(item))
+        graded = {short for item in items for short in shorts(item)}
+        config.stash[LACKS] = lacking(student, graded)
+    keep, away = [], []
+    for item in items:
+        (keep if wanted(item) else away).append(item)
     if items and not keep and impl is not None:
         have, asked = (", ".join(sorted(x)) or "nothing" for x in (student, graded))
         told = f"it defines {have}, and these tests grade {asked}"
         raise pytest.UsageError(f"--impl {impl}: {told}")
-    config.stash[LACKS] = lacking(student, graded)
-    config.hook.pytest_deselected(items=[item for item in items if item not in keep])
+    config.hook.pytest_deselected(items=away)
     items[:] = keep
 
 
@@ -120,11 +121,10 @@ def lacking(student, graded):
     """A line for each exercise of which the student has a part, and not all that is graded."""
     lines = []
     for stub in STUBS:
-        with open(stub) as f:
-            asked = [name for name in re.findall(r"^def (\w+)", f.read(), re.M) if name in graded]
+        asked = [n for n in re.findall(r"^def (\w+)", stub.read_text(), re.M) if n in graded]
         left = [name for name in asked if name not in student]
         if 0 < len(left) < len(asked):
-            lines.append(f"not there, and not graded: {', '.join(left)} ({os.path.basename(stub)})")
+            lines.append(f"not there, and not graded: {', '.join(left)} ({stub.name})")
     return lines
 
 
@@ -158,7 +158,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if item.config.getoption("impl") is None or not call.excinfo or report.skipped:
         return report
-    error, short = call.excinfo.value, ", ".join(find(name)[1] for name in names(item))
+    error, short = call.excinfo.value, ", ".join(shorts(item))
     theirs = [entry for entry in call.excinfo.traceback if str(entry.path) in FILES]
     told = f"{type(error).__name__}: {error}".splitlines()[0]
     at = theirs and os.path.relpath(str(theirs[-1].path), item.config.invocation_params.dir)

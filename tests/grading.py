@@ -9,9 +9,12 @@ grading.py: what the graded tests share. A test that grades names them, and comp
 `conftest.py` hands a student's functions to it under --impl, and prints what `grade` has to say.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 
+STUBS = sorted((Path(__file__).parent.parent / "assignments").glob("ex*.py"))
 graded = pytest.mark.graded
 
 
@@ -63,9 +66,9 @@ def refuses(call, message):
     __tracebackhide__ = True
     try:
         call()
-    except (ValueError, NotImplementedError) as e:
-        if isinstance(e, ValueError):
-            return
+    except ValueError:
+        return
+    except NotImplementedError:  # a stub
         raise
     except Exception as e:
         raise Mistake(f"{message} (here it is {type(e).__name__})") from None

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from grading import STUBS
 
 ROOT = Path(__file__).parent.parent
 ANSWERS, MISTAKES = {}, {}
@@ -479,8 +480,6 @@ MISTAKES["ex13"] = [
 ]  # fmt: skip
 
 # -- the exam of the exam
-
-STUBS = sorted((ROOT / "assignments").glob("ex*.py"))
 
 
 def header(stub, word):

@@ -231,8 +231,8 @@ def complete(z_0, z_T):
 
 def gains(kind, times, eta, z_0):
     """(mean, gain of the boot's noise, gain of the second step's), (2, 3) each; z_0 is known."""
-    rows, known = [], lambda z, t: z_0.expand_as(z)
-    run = lambda z_T, randn: dbim(known, z_T, Kernel(kind), times, eta, 1, randn)
+    rows, denoise = [], lambda z, t: z_0.expand_as(z)
+    run = lambda z_T, randn: dbim(denoise, z_T, Kernel(kind), times, eta, 1, randn)
     impulses(lambda z_T, randn: rows.append(complete(run(z_T, randn), z_T)) or rows[0], 2)
     return rows[0][0], *(rows[0][1:] - rows[0][0]).abs()
 

@@ -6,6 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from grading import STUBS
+from test_assignments import header
 
 import evaluate
 import train
@@ -101,10 +103,8 @@ def test_assignments_table():
     """Otherwise the README sets an exercise with another command, level or number than its stub."""
     section = README.split("## Assignments")[1].split("\n## ")[0]
     rows = [r for r in section.splitlines() if r.startswith("| [")]
-    stubs = sorted((ROOT / "assignments").glob("ex*.py"))
-    for n, (row, stub) in enumerate(zip(rows, stubs, strict=True), 1):
-        text = stub.read_text()
-        line = lambda word, text=text: re.search(rf"^{word} +(.*?)(?: \(.*)?$", text, re.M)[1]
+    for n, (row, stub) in enumerate(zip(rows, STUBS, strict=True), 1):
+        text, line = stub.read_text(), lambda word, stub=stub: header(stub, word).split(" (")[0]
         level, minutes = re.search(
             rf"^Exercise {n}\b.* level (\d), (\d+) minutes", text, re.M
         ).groups()

@@ -174,12 +174,17 @@ def test_ddim_reproduces_a_gaussian(eta, predict, impl):
         impl.number("covariance error of 400 steps", errors[2].item(), 0.0501, 0.001)
 
 
+def mixer(z_t, z_0, a, s, noise):
+    """mixed(kept, sigma): z_s with this variance of eps_hat and this std of fresh noise."""
+    eps = (z_t - a.sqrt() * z_0) / (1 - a).sqrt()
+    return lambda kept, sigma: s.sqrt() * z_0 + kept.sqrt() * eps + sigma * noise
+
+
 def steps_gone_wrong(z_t, z_0, a, s, eta, noise):
     """{what is said: the z_s of this mistake}, from z_t = noised(z_0, eps, a)."""
-    eps = (z_t - a.sqrt() * z_0) / (1 - a).sqrt()
+    mixed = mixer(z_t, z_0, a, s, noise)
     sigma = eta * ((1 - s) / (1 - a) * (1 - a / s)).sqrt()
     wide = eta * (1 - a / s).sqrt()
-    mixed = lambda kept, sigma: s.sqrt() * z_0 + kept.sqrt() * eps + sigma * noise
     return {
         "sqrt(1 - alpha_t) is MT Eq. 3 as printed, the misprint: the old level's noise all stays": (
             mixed(1 - a - sigma**2, sigma)
@@ -247,11 +252,10 @@ def test_ddim_with_eta_one_is_ddpm():
     if not torch.equal(mine, z_t):
         raise Mistake("ddim_step changes its z_t in place: z = z - x, not z -= x")
     grade(got, mean + std * noise, what="z_s with levels of shape (B, 1)")
-    half = 0.5 * std  # sigma is linear in eta
-    kept = lambda std: (1 - s - std**2).sqrt() * (z_t - a.sqrt() * z_0) / (1 - a).sqrt()
-    mixed = lambda std: s.sqrt() * z_0 + kept(std) + std * noise
-    wrong = {"eta scales sigma, not sigma^2": mixed(0.5**0.5 * std)}
-    grade(ddim_step(z_t, z_0, a, s, 0.5, noise), mixed(half), wrong, what="z_s at eta = 1/2")
+    mixed = mixer(z_t, z_0, a, s, noise)
+    want = mixed(1 - s - std**2 / 4, std / 2)  # sigma is linear in eta
+    wrong = {"eta scales sigma, not sigma^2": mixed(1 - s - std**2 / 2, 0.5**0.5 * std)}
+    grade(ddim_step(z_t, z_0, a, s, 0.5, noise), want, wrong, what="z_s at eta = 1/2")
 
 
 # -- guidance
