@@ -155,10 +155,13 @@ class Noise(NamedTuple):
     keep: torch.Tensor  # (B,) bool; False with probability p: c is replaced by phi
 
 
+ROWS_AT_T = 8  # every eighth row of a batch is at t = T
+
+
 def draw_noise(B, h2, T, p=0.05, generator=None):
     """The Noise of one batch, drawn on the CPU: the same numbers for any device or process."""
     t = torch.randint(1, T + 1, (B,), generator=generator)
-    t[::8] = T
+    t[::ROWS_AT_T] = T
     keep = torch.rand(B, generator=generator) >= p
     return Noise(t, torch.randn(B, h2, generator=generator), keep)
 
@@ -265,7 +268,7 @@ class Translator(nn.Module):
             out = guide(e_c, e_0, omega)
         return self.z0_of(out.to(z_t.dtype), z_t, alpha_t)
 
-    def cdim(self, c, start, steps=10, omega=0.0, eta=0.0, randn=torch.randn):
+    def ddim_sample(self, c, start, steps=10, omega=0.0, eta=0.0, randn=torch.randn):
         """CDIM(c): DDIM from the noise `start` (B, h2) in S = steps steps to a sample of z_0."""
         z_t = start
         levels = torch.linspace(self.T, 0, steps + 1).round().long().tolist()  # T, ..., 0
@@ -276,9 +279,10 @@ class Translator(nn.Module):
         return z_t
 
     def F(self, z_0, c):
-        """Normalize of z_0, an output of cdim or the mean of K, in scaled units. The mean is put
-        back first: cosines are about z, not z - mean. Under "residual" there is none to put back:
-        F is the direction of the residual."""
+        """Normalize of z_0, a sample or the mean of K, in scaled units.
+
+        The mean is put back first: cosines are about z, not z - mean. Under "residual" there is
+        none to put back: F is the direction of the residual."""
         mean = self.centre(c) if self.objective == "joint" else 0.0
         return fn.normalize(z_0 / self.r_scale + mean, dim=1)  # MT Eq. 6*
 
@@ -299,41 +303,41 @@ class Translator(nn.Module):
         L_ddim = (self.target(z_0, noise.eps, alpha_t) - out).square().mean()  # MT Eq. 2*
         if lam1 == 0:
             return lam2 * L_ddim, torch.zeros_like(L_ddim), L_ddim
-        rows = slice(None, None, 8 if recon_steps else 1)
+        rows = slice(None, None, ROWS_AT_T if recon_steps else 1)
         if recon_steps <= 1:
             z0_hat = self.z0_of(out, z_t, alpha_t)[rows]
         else:
-            z0_hat = self.cdim(c[rows], noise.eps[rows], recon_steps)
+            z0_hat = self.ddim_sample(c[rows], noise.eps[rows], recon_steps)
         z_hat = self.M(c[rows]).to(z.dtype) + gamma * self.F(z0_hat, c[rows])
         L_recon = (z[rows] - z_hat).abs().mean()  # MT Eq. 8*
         return lam1 * L_recon + lam2 * L_ddim, L_recon, L_ddim  # MT Eq. 9
 
     # -- inference
 
-    def draw(self, c, K=1, steps=10, omega=0.0, eta=0.0, randn=torch.randn):
+    def average_samples(self, c, K=1, steps=10, omega=0.0, eta=0.0, randn=torch.randn):
         """The mean of K samples, in the diffusion's units, for scaled c; K B rows in one batch."""
         start = randn((K * len(c), self.h2), device=c.device)
-        z_0 = self.cdim(c.repeat(K, 1), start, steps, omega, eta, randn)
+        z_0 = self.ddim_sample(c.repeat(K, 1), start, steps, omega, eta, randn)
         return z_0.view(K, len(c), self.h2).mean(0)
 
     @torch.no_grad()
     def sample(self, c, **how):
         """A sample of p(z|c), or the mean of K: raw c (B, h1) -> raw z (B, h2)."""
         c = self.scale_c(c)
-        return (self.draw(c, **how) / self.r_scale + self.centre(c)) / self.z_scale
+        return (self.average_samples(c, **how) / self.r_scale + self.centre(c)) / self.z_scale
 
     @torch.no_grad()
-    def parts(self, c, K=8, **how):
+    def terms(self, c, K=8, **how):
         """(c M, F(c)) in scaled units, both (B, h2), for raw c (B, h1).
 
         K samples are averaged before Normalize: in cosine one sample of p(z|c) scores R^2 where
         the mean direction scores R."""
         c = self.scale_c(c)
-        return self.M(c), self.F(self.draw(c, K, **how), c)
+        return self.M(c), self.F(self.average_samples(c, K, **how), c)
 
     def forward(self, c, gamma=1.0, **how):
-        """z_hat = c M + gamma F(c): raw c (B, h1) -> raw z_hat (B, h2); `how` as for parts()."""
-        cM, F = self.parts(c, **how)
+        """z_hat = c M + gamma F(c): raw c (B, h1) -> raw z_hat (B, h2); `how` as for terms()."""
+        cM, F = self.terms(c, **how)
         return (cM + gamma * F) / self.z_scale  # MT Eq. 5
 
 
@@ -354,10 +358,10 @@ def demo(steps=600):
         loss.backward()
         optimizer.step()
     held = slice(20_000, 21_000)  # gamma is chosen on other pairs than those it is scored on
-    gamma = best_gamma(*translator.parts(c[held], K=16), z[held] * translator.z_scale)
+    gamma = best_gamma(*translator.terms(c[held], K=16), z[held] * translator.z_scale)
     c, z = c[21_000:], z[21_000:]
-    cM, F = translator.parts(c, K=16)
-    rows = {"c M alone": cM, "F alone, one sample": translator.parts(c, K=1)[1], "F alone": F}
+    cM, F = translator.terms(c, K=16)
+    rows = {"c M alone": cM, "F alone, one sample": translator.terms(c, K=1)[1], "F alone": F}
     rows |= {"z_hat, gamma = 1": cM + F, f"z_hat, gamma = {gamma:.1f}": cM + gamma * F}
     for name, z_hat in {**rows, "the true E[z|c]": mean(c)}.items():
         print(f"{name:24}{fn.cosine_similarity(z_hat, z).mean():.3f}")

@@ -1,21 +1,5 @@
 """
-latent_bridge.py: from a source y to a target x of any shapes, by a diffusion bridge of latents.
-
-Papers   [LD]    Berman et al., "Towards General Modality Translation with Contrastive and
-                 Predictive Latent Diffusion Bridge" (LDDBM), arXiv 2510.20819, by its poster
-         [DDBM]  Zhou et al., "Denoising Diffusion Bridge Models", arXiv 2309.16948
-         [DBIM]  Zheng et al., "Diffusion Bridge Implicit Models", arXiv 2405.15885
-Computes y -> z_T = E_y(y) -> bridge -> z_0 -> x_hat = D_x(z_0)
-Map      Kernel        q(z_t | z_0, z_T): the one place that knows the schedule   DDBM kernel
-         dbim          the sampler of few steps                  DBIM boot, DBIM step, DBIM orders
-         heun          DDBM's own sampler, the reference                       DDBM ODE, DDBM SDE
-         Denoiser      B: a transformer encoder-decoder, its answer read at [MASK] tokens; UNet
-         Encoder       E_x, E_y: any array -> tokens;   Decoder: D_x, tokens -> any array
-         Bridge        DDBM preconditioning; LD L_bridge*, L_pred*, L_infoNCE*; sampling
-Letters  B batch   N tokens   D numbers a token   W width   S steps, or network evaluations (NFE)
-         t = 0 is the target, t = T the source
-Differs  a star marks an equation we changed: "Differences from the papers" in README.md says why
-Try      python latent_bridge.py        a bridge with a known answer: every sampler against it, 10 s
+latent_bridge.py
 """
 
 import math
@@ -25,8 +9,7 @@ import torch
 import torch.nn.functional as fn
 from torch import nn
 
-# ---------------------------------------------------------------------------------------------
-# The bridge: a diffusion tied to z_0 at t = 0 and to z_T at t = T
+from bridge_networks import ModalityDecoder, ModalityEncoder, Patches, kind_of, make_denoiser
 
 
 class Kernel:
@@ -79,11 +62,7 @@ class Kernel:
         return self.beta_d * t + self.beta_min if self.kind == "vp" else 2 * t
 
 
-# ---------------------------------------------------------------------------------------------
-# Samplers: `denoise(z_t, t) -> z0_hat` is all they know of the network
-
-
-def grid(S, T, kind="uniform", rho=7, t_min=1e-4):
+def time_grid(S, T, kind="uniform", rho=7, t_min=1e-4):
     """S + 1 times from T to 0: T, just below it, ..., 0; S network evaluations, at all but 0."""
     if kind == "uniform":
         inner = torch.linspace(T * (1 - 1e-3), 0, S, dtype=torch.float64)
@@ -178,304 +157,18 @@ def heun(denoise, z_T, kernel, steps=40, churn=0.33, rho=7, t_min=1e-4, randn=to
     return z_t
 
 
-# ---------------------------------------------------------------------------------------------
-# The denoiser
-
-
-def embed(t, width):
-    """Sinusoids of t (B,) -> (B, width)."""
-    freq = torch.exp(-math.log(10000) * torch.arange(width // 2, device=t.device) / (width // 2))
-    angle = t[:, None].float() * freq  # (B, width/2)
-    return torch.cat([angle.cos(), angle.sin()], 1)
-
-
-def zeros(layer):
-    nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
-    return layer
-
-
-class Attention(nn.Module):
-    """h (B, N, W) asks, memory (B, M, W) answers -> (B, N, W).
-
-    It starts as a copy from tokens of the same place: keys are made as queries are, and values are
-    turned back on the way out. A [MASK] token has no other way to z_t and z_T, and from a random
-    start it takes thousands of steps to find it."""
-
-    def __init__(self, width, heads):
-        super().__init__()
-        self.heads = heads
-        self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-        with torch.no_grad():
-            k, v = self.kv.weight.chunk(2)
-            k.copy_(self.q.weight.mul_(2))
-            self.out.weight.copy_(nn.init.orthogonal_(v).T)
-
-    def forward(self, h, memory):
-        split = lambda x: x.unflatten(2, (self.heads, -1)).transpose(1, 2)
-        q, (k, v) = self.q(h), self.kv(memory).chunk(2, 2)
-        h = fn.scaled_dot_product_attention(split(q), split(k), split(v))  # (B, heads, N, W/heads)
-        return self.out(h.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """Self-attention, cross-attention if there is a memory, MLP: each a residual branch.
-
-    With time, adaLN-zero: time shifts and scales the input of self-attention and MLP and gates
-    their outputs; the gates start at 0."""
-
-    def __init__(self, width, heads, time=False, cross=False):
-        super().__init__()
-        norm = lambda: nn.LayerNorm(width, elementwise_affine=not time)
-        self.norm_1, self.attention = norm(), Attention(width, heads)
-        self.cross = Attention(width, heads) if cross else None
-        self.norm_cross = nn.LayerNorm(width) if cross else None
-        hidden = 4 * width
-        self.norm_2 = norm()
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
-        self.ada = zeros(nn.Linear(width, 6 * width)) if time else None
-
-    def forward(self, h, emb=None, memory=None):
-        """h (B, N, W), emb (B, W) of the time, memory (B, M, W)."""
-        a1, b1, g1, a2, b2, g2 = 0, 0, 1, 0, 0, 1
-        if self.ada is not None:
-            a1, b1, g1, a2, b2, g2 = self.ada(emb)[:, None].chunk(6, 2)  # (B, 1, W) each
-        x = self.norm_1(h) * (1 + a1) + b1
-        h = h + g1 * self.attention(x, x)
-        if self.cross is not None:
-            h = h + self.cross(self.norm_cross(h), memory)
-        return h + g2 * self.mlp(self.norm_2(h) * (1 + a2) + b2)
-
-
-class Denoiser(nn.Module):
-    """LD's transformer encoder-decoder: scaled z_t (B, N, D), c_noise (B,), memory -> (B, N, D).
-
-    remember  tokens of z_T -> memory (B, N, W). It knows no time: once per sample is enough
-    forward   tokens of z_t and N learned [MASK] tokens look at each other and at the memory; the
-              answer for position i is read at mask i
-    The switches are rows of LD's ablation: without `cross`, a DiT whose token i holds z_t and z_T
-    at i; without `spatial`, no token knows its place; without `mask`, the answer is read at the
-    tokens of z_t (LD: only the [MASK] tokens have learned content)."""
-
-    def __init__(self, N, D, width=96, heads=4, layers=2, cross=True, spatial=True, mask=True):
-        super().__init__()
-        self.N, self.width = N, width
-        learned = lambda n: nn.Parameter(torch.randn(n, width))
-        self.embed = nn.Linear(D if cross else 2 * D, width)
-        self.embed_T = nn.Linear(D, width) if cross else None
-        self.place = learned(N) if spatial else None  # position i, the same in z_T, z_t and masks
-        self.mask = learned(1) if mask else None
-        linear = lambda: nn.Linear(width, width)
-        self.time = nn.Sequential(linear(), nn.SiLU(), linear(), nn.SiLU())
-        self.encoder = nn.ModuleList(Block(width, heads) for _ in range(layers * cross))
-        depth = layers if cross else 2 * layers
-        self.decoder = nn.ModuleList(Block(width, heads, True, cross) for _ in range(depth))
-        self.norm_memory = nn.LayerNorm(width) if cross else None
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.ada, self.last = zeros(nn.Linear(width, 2 * width)), zeros(nn.Linear(width, D))
-
-    def placed(self, h):
-        return h if self.place is None else h + self.place
-
-    def remember(self, z_T):
-        if self.embed_T is None:
-            return z_T
-        h = self.placed(self.embed_T(z_T))
-        for block in self.encoder:
-            h = block(h)
-        return self.norm_memory(h)
-
-    def forward(self, z, c_noise, memory):
-        emb = self.time(embed(c_noise, self.width))  # (B, W)
-        h = self.placed(self.embed(z if self.embed_T else torch.cat([z, memory], 2)))  # (B, N, W)
-        if self.mask is not None:
-            masks = self.placed(self.mask.expand(len(z), self.N, -1))
-            h = torch.cat([h, masks], 1)  # (B, 2N, W)
-        for block in self.decoder:
-            h = block(h, emb, memory)
-        shift, scale = self.ada(emb)[:, None].chunk(2, 2)
-        return self.last(self.norm(h[:, -self.N :]) * (1 + scale) + shift)  # (B, N, D)
-
-
-class UNet(nn.Module):
-    """The same job by convolutions on the square latent grid: two resolutions and a skip."""
-
-    def __init__(self, N, D, width=96):
-        super().__init__()
-        self.side, self.width = math.isqrt(N), width
-        if self.side**2 != N or self.side % 2:
-            raise ValueError(f"{N} tokens: the U-Net needs the square of an even number")
-        conv = lambda i, o, stride=1: nn.Conv2d(i, o, 3, stride, 1)
-        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * width))
-        self.first, self.down = conv(2 * D, width), conv(width, 2 * width, 2)
-        self.mid, self.up = (
-            conv(2 * width, 2 * width),
-            nn.ConvTranspose2d(2 * width, width, 4, 2, 1),
-        )
-        self.skip, self.last = conv(2 * width, width), zeros(conv(width, D))
-        self.norms = nn.ModuleList(nn.GroupNorm(8, w * width) for w in (1, 2, 2, 1))
-        self.from_t = nn.ModuleList(nn.Linear(3 * width, w * width) for w in (1, 2, 2, 1))
-
-    def remember(self, z_T):
-        return z_T
-
-    def forward(self, z, c_noise, memory):
-        emb = fn.silu(self.time(embed(c_noise, self.width)))
-        act = lambda h, k: fn.silu(self.norms[k](h) + self.from_t[k](emb)[:, :, None, None])
-        h = torch.cat([z, memory], 2).transpose(1, 2).unflatten(2, (self.side, self.side))
-        top = act(self.first(h), 0)  # (B, W, side, side)
-        h = act(self.mid(act(self.down(top), 1)), 2)  # (B, 2W, side/2, side/2)
-        h = act(self.skip(torch.cat([self.up(h), top], 1)), 3)
-        return self.last(h).flatten(2).transpose(1, 2)  # (B, N, D)
-
-
-DESIGNS = ("unet", "dit", "encoder-decoder", "spatial", "mask")  # LD's rows; each adds to the last
-
-
-def make_denoiser(design, N, D, width=96, heads=4, layers=2):
-    """One row of LD's design ablation. Raises ValueError for a name that is not in DESIGNS."""
-    if design not in DESIGNS:
-        raise ValueError(f"denoiser {design!r}: choose {', '.join(DESIGNS)}")
-    if design == "unet":
-        return UNet(N, D, width)
-    row = DESIGNS.index(design)
-    return Denoiser(N, D, width, heads, layers, cross=row > 1, spatial=row > 2, mask=row > 3)
-
-
-# ---------------------------------------------------------------------------------------------
-# Modality-specific modules, chosen by the shape of one item
-
-
-def kind_of(shape):
-    """(n,) vector, (C, H, W) image if C <= 4, else (D, H, W) volume, (V, C, H, W) several views."""
-    if len(shape) == 3:
-        return "image" if shape[0] <= 4 else "volume"
-    if len(shape) not in (1, 4):
-        raise ValueError(
-            f"items of shape {shape}: expected (n), (C, H, W), (D, H, W), (V, C, H, W)"
-        )
-    return "vector" if len(shape) == 1 else "views"
-
-
-def mlp(n_in, n_out, width):
-    hidden = 4 * width
-    return nn.Sequential(
-        *(nn.Linear(n_in, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()),
-        nn.Linear(hidden, n_out),
-    )
-
-
-def as_image(x, shape):
-    """(B, *shape) -> (B, C, H, W): several views are channels, and so is a volume's last axis.
-
-    So rows stay rows: the height of a solid in each of its views and in the volume."""
-    if kind_of(shape) == "volume":
-        return x.movedim(3, 1)
-    return x.flatten(1, -3)
-
-
-def from_image(x, shape):
-    return x.movedim(1, 3) if kind_of(shape) == "volume" else x.reshape(len(x), *shape)
-
-
-def levels(shape, N):
-    """(channels C, coarse side g, patch p, halvings n): side of the image = g p 2^n, about."""
-    C, *size = as_image(torch.empty(1, *shape), shape).shape[1:]
-    g = round(N**0.5)
-    fits = lambda p: p * g <= min(size) and not any(n % p for n in size)
-    p = max([1, *filter(fits, (2, 3, 4))])  # a patch that does not fit would lose the last pixels
-    return C, size, g, p, max(0, round(math.log2(min(size) / p / g)))
-
-
-class Encoder(nn.Module):
-    """Items (B, *shape) -> tokens (B, N, D): E_x or E_y.
-
-    Patches, then convolutions of stride 2 down to g x g = N places: token i is place i. Vectors,
-    and numbers of tokens that are no square: a dense layer at the end."""
-
-    def __init__(self, shape, N, D, width=64):
-        super().__init__()
-        self.shape, self.N, self.vector = shape, N, kind_of(shape) == "vector"
-        if self.vector:
-            self.dense = mlp(shape[0], N * D, width)
-            return
-        C, _, g, p, n = levels(shape, N)
-        act = lambda: (nn.GroupNorm(8, width), nn.SiLU())
-        layers = [nn.Conv2d(C, width, p, p), *act()]
-        for _ in range(n):
-            layers += [nn.Conv2d(width, width, 4, 2, 1), *act()]
-        layers += [nn.Conv2d(width, width, 3, 1, 1), *act(), nn.AdaptiveAvgPool2d(g)]
-        self.convs, self.local = nn.Sequential(*layers), g * g == N
-        self.dense = nn.Linear(width, D) if self.local else nn.Linear(g * g * width, N * D)
-
-    def forward(self, x):
-        if self.vector:
-            return self.dense(x).unflatten(1, (self.N, -1))
-        h = self.convs(as_image(x, self.shape)).flatten(2).transpose(1, 2)  # (B, g g, W)
-        return self.dense(h if self.local else h.flatten(1)).reshape(len(x), self.N, -1)
-
-
-class Decoder(nn.Module):
-    """Tokens (B, N, D) -> items (B, *shape): D_x, an Encoder turned round."""
-
-    def __init__(self, shape, N, D, width=64):
-        super().__init__()
-        self.shape, self.width, self.vector = shape, width, kind_of(shape) == "vector"
-        if self.vector:
-            self.dense = mlp(N * D, shape[0], width)
-            return
-        C, self.size, self.g, p, n = levels(shape, N)
-        act = lambda: (nn.GroupNorm(8, width), nn.SiLU())
-        self.local = self.g**2 == N
-        self.dense = nn.Linear(D, width) if self.local else nn.Linear(N * D, self.g**2 * width)
-        layers = [nn.Conv2d(width, width, 3, 1, 1), *act()]
-        for _ in range(n):
-            layers += [nn.ConvTranspose2d(width, width, 4, 2, 1), *act()]
-        layers += [nn.Conv2d(width, width, 3, 1, 1), *act(), nn.ConvTranspose2d(width, C, p, p)]
-        self.convs = nn.Sequential(*layers)
-
-    def forward(self, z):
-        if self.vector:
-            return self.dense(z.flatten(1))
-        h = self.dense(z if self.local else z.flatten(1)).reshape(len(z), -1, self.width)
-        x = self.convs(h.transpose(1, 2).unflatten(2, (self.g, self.g)))
-        if list(x.shape[2:]) != self.size:
-            x = fn.interpolate(x, self.size)
-        return from_image(x, self.shape)
-
-
-class Patches(nn.Module):
-    """Images as their own latents: (B, C, H, W) -> (B, N, D), D = C p^2, and back. No parameters.
-
-    With it the same bridge runs in data space: DDBM."""
-
-    def __init__(self, shape, patch=4, back=False):
-        super().__init__()
-        self.H, self.patch, self.back = shape[1] // patch, patch, back
-        self.N, self.D = math.prod(shape[1:]) // patch**2, shape[0] * patch**2
-
-    def forward(self, x):
-        if self.back:
-            return fn.pixel_shuffle(x.transpose(1, 2).unflatten(2, (self.H, -1)), self.patch)
-        return fn.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
-
-
-# ---------------------------------------------------------------------------------------------
-# All of it
-
-
-class Noise(NamedTuple):
+class BridgeNoise(NamedTuple):
     """All that is random in a training step."""
 
     t: torch.Tensor  # (B,) float64 in (0, T]
     eps: torch.Tensor  # (B, N, D)
 
 
-def draw_noise(B, N, D, T=1.0, p_T=0.1, generator=None):
+def draw_bridge_noise(B, N, D, T=1.0, p_T=0.1, generator=None):
     """t uniform, but with probability p_T it is T, where z_t = z_T tells nothing of z_0."""
     t = T * (1e-4 + (1 - 1e-4) * torch.rand(B, generator=generator, dtype=torch.float64))
     t[torch.rand(B, generator=generator) < p_T] = T
-    return Noise(t, torch.randn(B, N, D, generator=generator))
+    return BridgeNoise(t, torch.randn(B, N, D, generator=generator))
 
 
 def info_nce(z_0, z_T, tau):
@@ -514,10 +207,13 @@ class Bridge(nn.Module):
             self.D_x = Patches(x_shape, back=True)
             N, D = self.E_x.N, self.E_x.D
         else:
-            self.E_y, self.E_x = Encoder(y_shape, N, D, conv), Encoder(x_shape, N, D, conv)
-            self.D_x = Decoder(x_shape, N, D, conv)
+            self.E_y, self.E_x = (
+                ModalityEncoder(y_shape, N, D, conv),
+                ModalityEncoder(x_shape, N, D, conv),
+            )
+            self.D_x = ModalityDecoder(x_shape, N, D, conv)
             if rec:
-                self.D_y = Decoder(y_shape, N, D, conv)
+                self.D_y = ModalityDecoder(y_shape, N, D, conv)
         self.N, self.D, self.y_shape, self.x_shape = N, D, y_shape, x_shape
         self.net = make_denoiser(design, N, D, width, heads, layers)
         self.register_buffer("moments", torch.tensor([1.0, 1.0, 0.0]))  # E z_0^2, z_T^2, z_0 z_T
@@ -597,7 +293,7 @@ class Bridge(nn.Module):
             ours = name.startswith("net.")
             p.requires_grad_(turn == "both" or ours == (turn == "bridge"))
 
-    def loss(self, y, x, noise, turn="both", w_pred=1.0, w_nce=1.0, gather=lambda z: z):
+    def loss(self, y, x, noise, turn="both", w_pred=1.0, w_nce=1.0, gather=None):
         """(what is minimised, L_bridge, L_pred, L_infoNCE) of raw items; 0 for a part not asked.
 
         Every turn lowers the same L as far as it can with the other side frozen:
@@ -609,7 +305,7 @@ class Bridge(nn.Module):
         self.freeze(turn)
         with torch.set_grad_enabled(turn != "bridge"):
             z_T, z_0 = self.latents(y, x)
-        everyone = gather(z_0), gather(z_T)
+        everyone = (gather(z_0), gather(z_T)) if gather else (z_0, z_T)
         self.measure(*everyone)
         L_bridge = L_pred = L_nce = torch.zeros((), device=z_0.device)
         z0_hat = None
@@ -659,7 +355,7 @@ class Bridge(nn.Module):
             z_0 = heun(denoise, z_T, self.kernel, steps, churn, randn=randn)
         else:
             z_0 = dbim(
-                denoise, z_T, self.kernel, grid(steps, self.kernel.T, times), eta, order, randn
+                denoise, z_T, self.kernel, time_grid(steps, self.kernel.T, times), eta, order, randn
             )
         return self.D_x(z_0), nfe
 
@@ -688,7 +384,9 @@ def demo(draws=20_000):
         print(f"\n{kind}: the answer is 0.600 +- 0.400 {'NFE 10':>10}{'20':>17}{'100':>19}")
         for name, (g, order, eta) in variants.items():
             how = dict(eta=eta, order=order)
-            draws = [dbim(denoise, z_T, kernel, grid(S, kernel.T, g), **how) for S in (10, 20, 100)]
+            draws = [
+                dbim(denoise, z_T, kernel, time_grid(S, kernel.T, g), **how) for S in (10, 20, 100)
+            ]
             print(f"{name:24}" + "".join(map(show, draws)))
         for n, churn in ((4, 0.33), (40, 0.33), (40, 0.0)):
             name = f"Heun, churn {churn}, NFE {(3 if churn else 2) * n - 1}"

@@ -22,9 +22,11 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import numpy as np
 import torch
 
+import devices
+import runs
 import train
 from ddim_translator import Translator
-from encoders import Latents
+from latents import Latents
 
 H1, H2, BATCH = 512, 512, 256  # CLIP ViT-B/32
 
@@ -46,7 +48,7 @@ def synthetic(n, folder):
 def arguments(width, device):
     line = f"--dataset latents --width {width} --batch {BATCH} --device {device}"
     args = train.parse(line.split())
-    args.amp = train.choose_amp(args.amp, torch.device(device))
+    args.amp = devices.choose_amp(args.amp, torch.device(device))
     return args
 
 
@@ -84,9 +86,9 @@ def step_table(device, repeat):
         args = arguments(width, device)
         with tempfile.TemporaryDirectory() as folder:
             latents = synthetic(20_000, folder)
-            side = train.Side("text->image", latents, args, device)
-            batch = train.draw_batch(latents, "text->image", 0, args)
-            draw = lambda: train.draw_batch(latents, "text->image", 1, args)
+            side = train.Learner("text->image", latents, args, device)
+            batch = runs.draw_batch(latents, "text->image", 0, args)
+            draw = lambda: runs.draw_batch(latents, "text->image", 1, args)
             step = lambda: train.train_step(side, batch, 0, args, device)
             flop, matmuls = products(side.net, device)
             n = max(3, repeat * 256 // width)
@@ -118,11 +120,11 @@ def scale_row(n, device):
     with tempfile.TemporaryDirectory() as folder:
         latents = synthetic(n, folder)
         start = time.perf_counter()
-        side = train.Side("text->image", latents, args, device)
+        side = train.Learner("text->image", latents, args, device)
         fit = time.perf_counter() - start
         start = time.perf_counter()
         for step in range(30):
-            batch = train.draw_batch(latents, "text->image", step, args)
+            batch = runs.draw_batch(latents, "text->image", step, args)
             train.train_step(side, batch, step, args, device)
         train_ms = (time.perf_counter() - start) / 30 / BATCH * 1e3
         with open("/proc/self/status") as f:  # Linux

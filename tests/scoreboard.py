@@ -19,7 +19,10 @@ import pytest
 import torch
 from conftest import load
 
+import data
+import latents
 import metrics
+import runs
 
 GRACE = 2.0  # seconds, for a last step that was begun in time
 README = {"ours": (0.643, 0.663), "mlp": (0.652, 0.666)}  # its tables: text->image, image->text
@@ -27,15 +30,13 @@ README = {"ours": (0.643, 0.663), "mlp": (0.652, 0.666)}  # its tables: text->im
 
 def glyphs():
     """{direction: (c, z, c_val, z_val, c_new, z_new)}, float32; 2,319 test pairs are the last."""
-    import data  # here, for a grade on the toy needs none of them
-    import encoders
     import train
 
     args = train.parse([])
-    E_image, E_text, *known = train.load_latents(args, "cpu", 0, 1)
+    E_image, E_text, *known = runs.load_latents(args, "cpu", 0, 1)
     test = data.load(args.dataset, args.data_dir, "test")
-    sets = [*known, encoders.encode_split(test, E_image, E_text, args.cache_dir)]
-    return {d: [x for s in sets for x in s.of(d, s.full)] for d in encoders.DIRECTIONS}
+    sets = [*known, latents.encode_split(test, E_image, E_text, args.cache_dir)]
+    return {d: [x for s in sets for x in s.of(d, s.full)] for d in latents.DIRECTIONS}
 
 
 def ask(translate, c, z, c_val, z_val, c_new, seconds):
@@ -79,7 +80,7 @@ def show(name, cosines, note=""):
 
 def board(translate, latents, seconds):
     """Prints the table; latents as of `glyphs`."""
-    from evaluate import ridge
+    from baselines import ridge
 
     rows, said, times = {"mean": [], "ridge": [], "yours": []}, [], []
     for direction, (c, z, c_val, z_val, c_new, z_new) in latents.items():

@@ -17,8 +17,10 @@ import torch
 from grading import Mistake, grade, graded, refuses
 from scipy.integrate import quad
 
+import bridge_networks
 import latent_bridge as lb
-from latent_bridge import DESIGNS, Bridge, Decoder, Encoder, Kernel, dbim, grid, heun, info_nce
+from bridge_networks import DESIGNS
+from latent_bridge import Bridge, Kernel, dbim, heun, info_nce
 
 B, N, D, W = 5, 4, 6, 16
 KINDS, END = ("vp", "ve"), {"vp": 1.0, "ve": 80.0, "sub-vp": 1.0}
@@ -208,7 +210,7 @@ def error(run, n):
 def sampled(kind, S, eta=0.0, order=1, times="uniform"):
     """(errors of mean and variance, relative) of DBIM with S network evaluations."""
     calls, k = [], Kernel(kind)
-    how = dict(kernel=k, times=grid(S, k.T, times), eta=eta, order=order)
+    how = dict(kernel=k, times=time_grid(S, k.T, times), eta=eta, order=order)
     run = lambda z_T, randn: complete(dbim(exact(kind, calls), z_T, **how, randn=randn), z_T)
     errors = error(run, S)  # boot, and with eta's noise at each step or at each but the last
     if not (len(calls) == S and calls[0] == k.T and min(calls) > 0):
@@ -375,13 +377,13 @@ def test_grid():
     """Otherwise an end is missed, an evaluation more or less is counted, or times go up."""
     for kind, T in (("uniform", 1.0), ("karras", 80.0)):
         for S in (1, 2, 3, 17):
-            times = grid(S, T, kind)
+            times = time_grid(S, T, kind)
             assert len(times) == S + 1 and times[0] == T and times[-1] == 0
             assert (np.diff(times) < 0).all()
             assert S == 1 or times[1] == pytest.approx(T * (1 - 1e-3))
-    gaps = np.diff(grid(17, 1.0, "uniform"))[1:]
+    gaps = np.diff(time_grid(17, 1.0, "uniform"))[1:]
     np.testing.assert_allclose(gaps, gaps[0])
-    roots = np.array(grid(17, 80.0, "karras"))[1:-1] ** (1 / 7)
+    roots = np.array(time_grid(17, 80.0, "karras"))[1:-1] ** (1 / 7)
     np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0])
 
 
@@ -441,7 +443,7 @@ def randomise(module):
 
 
 def denoiser(design):
-    return randomise(lb.make_denoiser(design, N, D, W, heads=2, layers=3))
+    return randomise(bridge_networks.make_denoiser(design, N, D, W, heads=2, layers=3))
 
 
 def inputs():
@@ -452,7 +454,7 @@ def inputs():
 def test_designs(design):
     """Otherwise a parameter is dead, rows mix, or z_t, t or z_T does not reach every answer."""
     net, (z, c, z_T) = denoiser(design), inputs()
-    new = lb.make_denoiser(design, N, D, W, 2)
+    new = bridge_networks.make_denoiser(design, N, D, W, 2)
     assert (new(z, c, new.remember(z_T)) == 0).all()
     run = lambda z, c, z_T: net(z, c, net.remember(z_T))
     out = run(z, c, z_T)
@@ -470,7 +472,7 @@ def test_designs(design):
 
 def test_gates_start_at_zero():
     """Otherwise adaLN-zero is not: a new block must be the identity, both its gates closed."""
-    h, block = torch.randn(B, N, W), lb.Block(W, 2, time=True)
+    h, block = torch.randn(B, N, W), bridge_networks.Block(W, 2, time=True)
     assert torch.equal(block(h, torch.randn(B, W)), h)
 
 
@@ -504,7 +506,7 @@ def test_answers_are_read_at_the_masks():
     for design, knows in (("mask", False), ("spatial", True)):
         net, (z, c, z_T) = denoiser(design), inputs()
         for m in net.modules():
-            if isinstance(m, lb.Attention):
+            if isinstance(m, bridge_networks.Attention):
                 m.out.weight.data.zero_()
         memory = net.remember(z_T)
         assert torch.allclose(net(z, c, memory), net(-z, c, memory)) != knows
@@ -519,7 +521,7 @@ SHAPES = (11,), (1, 8, 8), (3, 20, 28), (8, 12, 16), (3, 1, 12, 20)
 @pytest.mark.parametrize("shape, tokens", [(s, n) for s in SHAPES for n in (4, 16)], ids=str)
 def test_encoder_and_decoder_take_any_shape(shape, tokens):
     """Otherwise a shape is lost, or a pixel, a view or a number of the latent is ignored."""
-    E, G = Encoder(shape, tokens, D, W), Decoder(shape, tokens, D, W)
+    E, G = ModalityEncoder(shape, tokens, D, W), ModalityDecoder(shape, tokens, D, W)
     x = torch.randn(B, *shape, requires_grad=True)
     z = torch.randn(B, tokens, D, requires_grad=True)
     assert E(x).shape == (B, tokens, D) and G(z).shape == (B, *shape)
@@ -532,7 +534,7 @@ def test_encoder_and_decoder_take_any_shape(shape, tokens):
 
 def test_tokens_keep_their_place():
     """Otherwise token i is not place i, row by row. (Without GroupNorm, which spreads.)"""
-    E, G = Encoder((1, 32, 32), 16, D, W), Decoder((1, 32, 32), 16, D, W)
+    E, G = ModalityEncoder((1, 32, 32), 16, D, W), ModalityDecoder((1, 32, 32), 16, D, W)
     for convs in (E.convs, G.convs):
         for k, layer in enumerate(convs):
             if isinstance(layer, torch.nn.GroupNorm):
@@ -697,7 +699,7 @@ def test_info_nce_twins(impl):
 
 
 def noise_at(t):
-    return lb.Noise(torch.as_tensor(t).double().expand(B), torch.randn(B, N, D))
+    return lb.BridgeNoise(torch.as_tensor(t).double().expand(B), torch.randn(B, N, D))
 
 
 def got(bridge):
@@ -771,7 +773,7 @@ def test_turn_step(impl):
     flat = lambda bridge: torch.cat([p.detach().flatten() for p in bridge.parameters()])
     one = adamw(mine.parameters())
     for turn in ("bridge", "modality", "bridge", "bridge", "both", "apart", "modality"):
-        args = (*batch(), lb.draw_noise(B, N, D), turn)
+        args = (*batch(), lb.draw_bridge_noise(B, N, D), turn)
         old = {k: p.detach().clone() for k, p in mine.named_parameters()}
         state = copy.deepcopy(one.state_dict()["state"])
         start, loss = flat(mine), impl.turn_step(mine, one, *args)
@@ -850,7 +852,7 @@ def test_stop_gradient_and_no_leak_at_T():
 def test_losses_by_hand(kind):
     """Otherwise a weight, a square, 1 / c_out^2, the gathered negatives or D_y is missing."""
     bridge, (y, x), T = tiny(kernel=kind, rec=True), batch(), END[kind]
-    noise = lb.draw_noise(B, N, D, T)
+    noise = lb.draw_bridge_noise(B, N, D, T)
     gather = lambda z: torch.cat([z, z.flip(2)])
     total, *three = bridge.loss(y, x, noise, "both", 0.3, 4.0, gather)
     z_T, z_0 = bridge.latents(y, x)
@@ -879,7 +881,7 @@ def test_losses_by_hand(kind):
 
 def test_draw_noise():
     """Otherwise t leaves (0, T], is not uniform, T has another share, or seeds do not repeat."""
-    draw = lambda T: lb.draw_noise(60_000, 2, 3, T, 0.2, torch.Generator().manual_seed(4))
+    draw = lambda T: lb.draw_bridge_noise(60_000, 2, 3, T, 0.2, torch.Generator().manual_seed(4))
     for T in (1.0, 80.0):
         t, eps = draw(T)
         assert t.dtype == torch.float64 and eps.shape == (60_000, 2, 3)
@@ -904,7 +906,7 @@ def test_sample(kind):
         old = getattr(bridge.net, name)
         setattr(bridge.net, name, lambda *a, n=name, old=old: calls.append(n) or old(*a))
     fixed = lambda: functools.partial(torch.randn, generator=torch.Generator().manual_seed(5))
-    karras, uniform = (grid(5, T, g) for g in ("karras", "uniform"))
+    karras, uniform = (time_grid(5, T, g) for g in ("karras", "uniform"))
     for how, nfe, z_0 in (
         (dict(steps=1), 1, f(z_T, T)),
         (dict(steps=1, eta=1), 1, f(z_T, T)),
@@ -942,7 +944,7 @@ def test_data_space():
     assert torch.equal(bridge.reconstruct(x), bridge.scale_x(x))
     assert torch.equal(z_0[:, 4].sort(1)[0], bridge.scale_x(x)[:, :, 4:, 4:8].flatten(1).sort(1)[0])
     assert {k.split(".")[0] for k, _ in bridge.named_parameters()} == {"net"}
-    bridge.loss(y, x, lb.draw_noise(B, bridge.N, bridge.D), "bridge")[0].backward()
+    bridge.loss(y, x, lb.draw_bridge_noise(B, bridge.N, bridge.D), "bridge")[0].backward()
     assert bridge.sample(y, 3)[0].shape == x.shape
 
 
@@ -950,9 +952,9 @@ def test_errors_name_the_fault():
     """Otherwise a wrong name or shape fails deep inside, or is taken for another."""
     for wrong, words in (
         (lambda: Kernel("linear"), "linear.*vp or ve"),
-        (lambda: lb.make_denoiser("masks", N, D), "masks.*spatial"),
-        (lambda: lb.make_denoiser("unet", 9, D), "9 tokens"),
-        (lambda: lb.kind_of((2, 3)), r"\(2, 3\)"),
+        (lambda: bridge_networks.make_denoiser("masks", N, D), "masks.*spatial"),
+        (lambda: bridge_networks.make_denoiser("unet", 9, D), "9 tokens"),
+        (lambda: bridge_networks.kind_of((2, 3)), r"\(2, 3\)"),
         (lambda: Bridge((1, 8, 8), (1, 8, 12), data_space=True), r"\(1, 8, 8\) and \(1, 8, 12\)"),
         (lambda: Bridge((11,), (11,), data_space=True), r"\(11,\)"),
         (lambda: tiny().scale_y(torch.zeros(2, 9)), r"\(2, 9\).*\(11,\)"),
@@ -965,16 +967,19 @@ def test_errors_name_the_fault():
 def test_rows_stay_rows():
     """Otherwise the height of a solid is another axis in its views than in its volume."""
     volume, views = torch.randn(2, 8, 12, 16), torch.randn(2, 3, 4, 8, 12)
-    images = lb.as_image(volume, (8, 12, 16)), lb.as_image(views, (3, 4, 8, 12))
+    images = (
+        bridge_networks.as_image(volume, (8, 12, 16)),
+        bridge_networks.as_image(views, (3, 4, 8, 12)),
+    )
     assert images[0].shape == (2, 16, 8, 12) and images[1].shape == (2, 12, 8, 12)
     assert images[0][1, 15, 7, 3] == volume[1, 7, 3, 15]
     assert images[1][1, 6, 7, 3] == views[1, 1, 2, 7, 3]
     for x, image in zip((volume, views), images, strict=True):
-        assert torch.equal(lb.from_image(image, tuple(x.shape[1:])), x)
+        assert torch.equal(bridge_networks.from_image(image, tuple(x.shape[1:])), x)
 
 
 @pytest.mark.parametrize("order, eta", [(2, 0.5), (3, 1.0), (4, 0.0), (1, 1.5)])
 def test_dbim_refuses_what_it_would_ignore(order, eta):
     """Otherwise noise that was asked for is silently left out of the higher orders."""
     with pytest.raises(ValueError, match=f"order {order}, eta {eta}"):
-        dbim(lambda z, t: z, torch.zeros(2, 3, 5), Kernel(), grid(3, 1.0), eta, order)
+        dbim(lambda z, t: z, torch.zeros(2, 3, 5), Kernel(), time_grid(3, 1.0), eta, order)

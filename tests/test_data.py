@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 
 import data
-from data import DataError, load
+import data_files
+import glyphs
+from data import load
+from glyphs import DataError
 
 SPLITS = ("train", "val", "test")
 RED = (250, 10, 20)
@@ -81,7 +84,7 @@ def test_glyphs_full_and_bare_captions(glyphs):
     n = len(s.images)
     assert (s.pairs[~s.bare] == np.arange(n)[:, None]).all()
     assert all(s.captions[j] == s.images.name(j) for j in range(n))
-    faces = set(data.FACES.values())
+    faces = set(glyphs.FACES.values())
     for i, j in s.pairs[s.bare]:
         words = s.images.name(i).removesuffix(" " + s.captions[j])
         assert words in faces
@@ -113,7 +116,7 @@ def test_split_keys_differ(glyphs):
 def test_strings_roundtrip():
     """Strings cuts its UTF-8 buffer at the wrong bytes, or does not end iteration."""
     words = ["naïve", "", "日本", "a b"]
-    strings = data.Strings(words)
+    strings = glyphs.Strings(words)
     assert list(strings) == words and strings[3] == "a b" and len(strings) == 4
     with pytest.raises(IndexError):
         strings[4]
@@ -129,7 +132,7 @@ def test_side_of_is_splitmix64():
         return (z ^ (z >> 31)) / m
 
     assert reference(0) == 0xE220A8397B1DCDAF / 2**64  # the published first output of seed 0
-    sides = data.side_of(range(2_000), [0.90, 0.95], "x")
+    sides = data_files.split_by_hash(range(2_000), [0.90, 0.95], "x")
     expected = [(reference(i) >= 0.90) + (reference(i) >= 0.95) for i in range(2_000)]
     assert sides.tolist() == expected
 
@@ -138,14 +141,16 @@ def test_side_of_small_and_stable():
     """A tiny set has an empty split, equal ids are torn apart, or a new id moves an old one."""
     for n in range(3, 40):
         for start in (0, 1000, 10**12):
-            sides = data.side_of(np.arange(start, start + n), [0.90, 0.95], "x")
+            sides = data_files.split_by_hash(np.arange(start, start + n), [0.90, 0.95], "x")
             assert set(sides.tolist()) == {0, 1, 2}
     ids = np.arange(3000)
-    sides = data.side_of(ids, [0.90, 0.95], "x")
-    assert (data.side_of(np.arange(5000), [0.90, 0.95], "x")[:3000] == sides).all()
-    assert (data.side_of(np.repeat(ids, 2)[::-1], [0.90, 0.95], "x")[::-2] == sides).all()
+    sides = data_files.split_by_hash(ids, [0.90, 0.95], "x")
+    assert (data_files.split_by_hash(np.arange(5000), [0.90, 0.95], "x")[:3000] == sides).all()
+    assert (
+        data_files.split_by_hash(np.repeat(ids, 2)[::-1], [0.90, 0.95], "x")[::-2] == sides
+    ).all()
     with pytest.raises(DataError, match="x: 2 separate items"):
-        data.side_of([5, 5, 6], [0.90, 0.95], "x")
+        data_files.split_by_hash([5, 5, 6], [0.90, 0.95], "x")
 
 
 @pytest.mark.parametrize("name", ["coco", "cc3m", "celeba", "cifar10", "captions", "latents"])
@@ -163,10 +168,10 @@ def test_missing_set_explains_itself(name, tmp_path):
 
 def test_official_addresses():
     """A missing-data message leads to the wrong download."""
-    assert "http://images.cocodataset.org/zips/{train2014" in data.TREES["coco"]
-    assert "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz" in data.TREES["cifar10"]
-    assert "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html" in data.TREES["celeba"]
-    assert "img2dataset --url_list" in data.TREES["cc3m"]
+    assert "http://images.cocodataset.org/zips/{train2014" in data_files.TREES["coco"]
+    assert "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz" in data_files.TREES["cifar10"]
+    assert "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html" in data_files.TREES["celeba"]
+    assert "img2dataset --url_list" in data_files.TREES["cc3m"]
 
 
 def test_unknown_names():
@@ -203,7 +208,7 @@ def test_broken_images_raise_oserror_when_read(tmp_path, monkeypatch):
     """A broken file raises another error than OSError, or one that does not name the file."""
     names = broken_files(tmp_path)
     save_image(tmp_path / "good.jpg")
-    folder = data.folder(str(tmp_path), [*names, "good.jpg"])
+    folder = data_files.picture_folder(str(tmp_path), [*names, "good.jpg"])
     assert folder[len(names)].size == (12, 8)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)  # bomb.png has more than twice as many
     for i, name in enumerate(names):
@@ -217,7 +222,9 @@ def test_image_modes(tmp_path):
     Image.new("RGBA", (12, 8), (*RED, 128)).save(tmp_path / "alpha.png")
     Image.new("CMYK", (12, 8)).save(tmp_path / "print.jpg")
     Image.new("P", (12, 8)).save(tmp_path / "palette.gif")
-    folder = data.folder(str(tmp_path), ["grey.jpg", "alpha.png", "print.jpg", "palette.gif"])
+    folder = data_files.picture_folder(
+        str(tmp_path), ["grey.jpg", "alpha.png", "print.jpg", "palette.gif"]
+    )
     assert [image.mode for image in folder] == ["L", "RGB", "RGB", "RGB"]
     assert folder[0].getpixel((3, 3)) == 77 and folder[1].getpixel((3, 3)) == RED
 

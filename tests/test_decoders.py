@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import encoders
-from data import Strings
-from encoders import EncoderError, captioner_from_state, fit_captioner, make_captioner, noise_level
+from encoders import EncoderError
+from glyphs import Strings
+from tables import captioning
+from tables.captioning import captioner_from_state, fit_captioner, make_captioner, noise_level
 
 H, SMALL = 11, dict(width=32)
 NOUNS = "cat dog bird moon fish".split()
@@ -41,7 +43,7 @@ def folder(tmp_path_factory):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    folder, words = tmp_path_factory.mktemp("lm"), encoders.word_tokenizer(CAPTIONS)
+    folder, words = tmp_path_factory.mktemp("lm"), captioning.word_tokenizer(CAPTIONS)
     shape = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3)
     LlamaForCausalLM(
         LlamaConfig(vocab_size=len(words), attention_dropout=0.5, **shape)
@@ -119,9 +121,9 @@ def test_noise_level_by_hand():
 def test_words(learned):
     """Otherwise capitals or punctuation make other words, or rare words and ends get lost."""
     text = "A man's  T-shirt,\n(3.5) cafés..."
-    tool = encoders.word_tokenizer([text])
+    tool = captioning.word_tokenizer([text])
     assert tool.decode(tool(text)["input_ids"]) == "a man's t-shirt , ( 3.5 ) cafés . . ."
-    many = encoders.word_tokenizer(f"w{k % 11_000} w{k % 9_000}" for k in range(12_000))
+    many = captioning.word_tokenizer(f"w{k % 11_000} w{k % 9_000}" for k in range(12_000))
     assert len(many) == 10_000 and "w8999" in many.get_vocab() and "w10999" not in many.get_vocab()
     ids, mask = learned.tokens(["dog", "zebra dog", "dog " * 100])
     assert ids.shape == (3, 64) and mask.sum(1).tolist() == [2, 3, 64]

@@ -13,8 +13,11 @@ from PIL import Image
 
 import encoders
 import evaluate
+import runs
 import train
-from encoders import EncoderError, Latents
+from encoders import EncoderError
+from latents import Latents
+from tables import captioning, encoder_pairs, small_clip, text_to_image
 
 RED, BLUE = (220, 30, 20), (20, 40, 230)
 
@@ -31,25 +34,25 @@ def test_r_precision_by_hand():
     """Otherwise drawings of other captions count, the truth does not, or a tie does."""
     for N in (2, 5, 100, 130):  # fewer than 100 too
         truth = normal(N, 7)
-        assert evaluate.r_precision(3 * truth, truth) == 1
+        assert text_to_image.r_precision(3 * truth, truth) == 1
     for N in (2, 5, 100):  # all others are asked, so the right one of each row is among them
-        assert evaluate.r_precision(normal(N, 7).roll(1, 0), normal(N, 7)) == 0
+        assert text_to_image.r_precision(normal(N, 7).roll(1, 0), normal(N, 7)) == 0
     a, b, c = torch.eye(3)
-    assert evaluate.r_precision(torch.stack([a, a, b, c]), torch.stack([a, a, b, c])) == 0.5
-    assert evaluate.r_precision(torch.stack([a, b, a]), torch.stack([a, b, c])) == 2 / 3
+    assert text_to_image.r_precision(torch.stack([a, a, b, c]), torch.stack([a, a, b, c])) == 0.5
+    assert text_to_image.r_precision(torch.stack([a, b, a]), torch.stack([a, b, c])) == 2 / 3
 
 
 def test_r_precision_asks_99_others():
     """Otherwise chance is not 0.01: with one better item of 399, it is drawn in 99 of 399 cases."""
     truth = torch.eye(400)
-    found = evaluate.r_precision(truth + 2 * truth.roll(1, 0), truth)
+    found = text_to_image.r_precision(truth + 2 * truth.roll(1, 0), truth)
     assert found == pytest.approx(1 - 99 / 399, abs=5 * (0.248 * 0.752 / 400) ** 0.5)
 
 
 def test_gap_by_hand():
     """Otherwise pairs are crossed, or the gap is not the distance of the two means."""
     x, image = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    found = evaluate.gap_of(x, image, SimpleNamespace(group=np.array([0, 1])))
+    found = small_clip.gap_of(x, image, SimpleNamespace(group=np.array([0, 1])))
     # means (0.8, 0.4) and (0.5, 0.5)
     expected = {"paired": 0.3, "unpaired": 0.9, "distance": 0.1**0.5, "mean_norm": 0.8**0.5}
     assert found == pytest.approx(expected)
@@ -59,9 +62,9 @@ def test_caption_marks_by_hand():
     """Otherwise marks are no percents, capitals count, or only one reference is looked at."""
     names = ["bleu1", "bleu2", "bleu3", "bleu4", "rouge_l"]
     references = [[["no"], "a cat sat on it".split()], [["two", "dogs", "run", "by"]]]
-    found = evaluate.caption_marks(["A cat sat on it.", "two dogs run by"], references)
+    found = captioning.caption_scores(["A cat sat on it.", "two dogs run by"], references)
     assert list(found) == names and list(found.values()) == pytest.approx([100] * 5)
-    found = evaluate.caption_marks(["a cat"], [["a dog is here".split()]])
+    found = captioning.caption_scores(["a cat"], [["a dog is here".split()]])
     # one word of two, half as long as the reference; P = 1/2, R = 1/4, beta = 1.2
     assert found["bleu1"] == pytest.approx(50 * np.exp(1 - 4 / 2))
     assert found["rouge_l"] == pytest.approx(100 * 2.44 / 8 / (1 / 4 + 1.44 / 2))
@@ -85,7 +88,7 @@ def test_drawn_captions_are_of_their_kind(tmp_path):
     answers = {"ours + CapDec": OURS, "ours + ClipCap": [f"clip {i}" for i in images]}
     answers["caption of the nearest image"] = [f"near {i}" for i in images]
     tokens = [[["elsewhere"], t.split()] for t in TRUE]
-    evaluate.draw_captions(bench, images, answers, [[t, "elsewhere"] for t in TRUE], tokens)
+    captioning.draw_captions(bench, images, answers, [[t, "elsewhere"] for t in TRUE], tokens)
     says = lambda n: [f"{method}: {texts[n]}" for method, texts in answers.items()]
     seen = []
     for left, right in zip(figures[0].axes[::2], figures[0].axes[1::2], strict=True):
@@ -127,38 +130,38 @@ def squares(tmp_path):
 
 def test_the_small_judge_tells_captions_apart(squares, monkeypatch):
     """Otherwise features say nothing of the captions, it trains at every task, or never again."""
-    net, mode = evaluate.small_judge(squares, kinds=2, steps=60)
+    net, mode = text_to_image.small_judge(squares, kinds=2, steps=60)
     assert mode == "RGB" and net[1].out_features == 2
     new = [square(colour, k) for k, colour in enumerate([RED] * 7 + [BLUE] * 6, 100)]
     x = torch.from_numpy(np.stack([encoders.thumbnail(image, mode) for image in new]))
-    p = net(evaluate.planes(x)).softmax(1)
+    p = net(text_to_image.to_planes(x)).softmax(1)
     kind = p[0].argmax()
     assert p[:7, kind].min() > 0.9 and p[7:, kind].max() < 0.1
     fits, KMeans = [], evaluate.KMeans
     count = lambda *args, **kwargs: fits.append(1) or KMeans(*args, **kwargs)
     monkeypatch.setattr(evaluate, "KMeans", count)
-    again, _ = evaluate.small_judge(squares, kinds=2, steps=60)
-    assert not fits and torch.equal(again(evaluate.planes(x)).softmax(1), p)
+    again, _ = text_to_image.small_judge(squares, kinds=2, steps=60)
+    assert not fits and torch.equal(again(text_to_image.to_planes(x)).softmax(1), p)
     squares.train_set.key = "second"
-    evaluate.small_judge(squares, kinds=2, steps=1)
+    text_to_image.small_judge(squares, kinds=2, steps=1)
     assert fits == [1]
-    evaluate.small_judge(squares, kinds=2, steps=1)
+    text_to_image.small_judge(squares, kinds=2, steps=1)
     assert fits == [1]
 
 
 def test_judge_without_inception(squares, tmp_path, monkeypatch):
     """Otherwise a missing package or missing weights end in a traceback or a download."""
-    weights, nn = tmp_path / "checkpoints" / evaluate.INCEPTION, torch.nn
+    weights, nn = tmp_path / "checkpoints" / text_to_image.INCEPTION, torch.nn
     small = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5)), "RGB"
-    monkeypatch.setattr(evaluate, "small_judge", lambda bench: small)
-    monkeypatch.setattr(evaluate, "inception", lambda file, device: file)
+    monkeypatch.setattr(text_to_image, "small_judge", lambda bench: small)
+    monkeypatch.setattr(text_to_image, "inception", lambda file, device: file)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     weights.parent.mkdir()
     for package, there, download in ((0, 1, 1), (1, 0, 0), (1, 1, 0), (1, 0, 1)):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=package: found or None)
         weights.touch() if there else weights.unlink(missing_ok=True)
         squares.download = bool(download)
-        name, see = evaluate.judge(squares)
+        name, see = text_to_image.judge(squares)
         if package and (there or download):
             assert (name, see) == ("Inception", str(weights) if there else None)
             continue
@@ -174,7 +177,7 @@ def test_nearest_captions_are_the_loop(n):
     image, text = normal(5, 3), normal(13, 4, seed=1)
     pairs = np.array([(j % 5, j) for j in (7, 2, 9, 0, 11, 4, 1, 8, 3, 10, 12)])
     full, bare = np.arange(1, 11), np.array([0])
-    bench = object.__new__(evaluate.Bench)
+    bench = object.__new__(evaluate.Evaluation)
     bench.training = Latents(image.numpy(), text.numpy(), pairs, full, bare)
     bench.train_set = SimpleNamespace(captions=[f"caption {j}" for j in range(13)])
     for of, keys, column in (("text", text, 1), ("image", image, 0)):
@@ -210,7 +213,7 @@ def test_pairs_print_both_directions(pairs_of, capsys, monkeypatch):
     """Otherwise columns are swapped, a pair gets another's numbers, or all is trained anew."""
     pairs, steps, step = ("pca:3,tfidf:4", "pca:6,tfidf:2"), [], train.train_step
     monkeypatch.setattr(train, "train_step", lambda *a: steps.append(1) or step(*a))
-    monkeypatch.setitem(evaluate.TABLE_3, pairs[1], (0.1234, 0.5678))
+    monkeypatch.setitem(encoder_pairs.TABLE_3, pairs[1], (0.1234, 0.5678))
     pairs_of(*pairs, "--steps", "20")
     assert len(steps) == 2 * 2 * 20
     with open("runs/pairs/table.json") as f:
@@ -230,7 +233,7 @@ def test_pairs_print_both_directions(pairs_of, capsys, monkeypatch):
             expected += means + ([(0.1234, 0.5678)[n]] if pair == pairs[1] else [])
         assert numbers == pytest.approx(expected, abs=6e-4)
     assert list(found) == list(pairs) and found[pairs[0]] != found[pairs[1]]
-    saved = train.load("runs/pairs/captions-pca-6-tfidf-2/model.pt")
+    saved = runs.load_checkpoint("runs/pairs/captions-pca-6-tfidf-2/model.pt")
     assert [saved["encoders"][m]["spec"] for m in ("image", "text")] == pairs[1].split(",")
     pairs_of(*pairs, "--steps", "20")
     assert len(steps) == 80
@@ -278,10 +281,10 @@ def test_karlo(monkeypatch):
     refused += ["clip:ViT-L-14@laion2b_s32b_b82k"]
     for spec in refused:
         with pytest.raises(EncoderError, match=f"not those of {spec}"):
-            encoders.karlo("there", SimpleNamespace(spec=spec, dim=768), "cpu", False)
+            text_to_image.karlo("there", SimpleNamespace(spec=spec, dim=768), "cpu", False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EncoderError, match="pip install diffusers"):
-        encoders.karlo("there", L14, "cpu", False)
+        text_to_image.karlo("there", L14, "cpu", False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: "a spec")
     fake = ModuleType("diffusers")
     fake.UnCLIPImageVariationPipeline, fake.pipelines = (
@@ -290,9 +293,9 @@ def test_karlo(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "diffusers", fake)
     with pytest.raises(EncoderError, match="Karlo: nowhere is not on this machine") as error:
-        encoders.karlo("nowhere", L14, "cpu", False)
+        text_to_image.karlo("nowhere", L14, "cpu", False)
     assert "\n" not in str(error.value)
-    decode = encoders.karlo("there", L14, "cpu", False)
+    decode = text_to_image.karlo("there", L14, "cpu", False)
     z = torch.arange(19.0)[:, None].expand(-1, 768)
     assert [image.getpixel((0, 0)) for image in decode(z)] == list(range(19))
     assert UnCLIPImageVariationPipeline.asked == [True, 8, 8, 3]

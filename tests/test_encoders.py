@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 import encoders
-from encoders import EncoderError, encode, from_state, make
+import latents
+from encoders import EncoderError, from_state, make
+from latents import encode
 
 WORDS = "red blue green cat dog bird runs sleeps eats on the a mat moon".split()
 
@@ -86,10 +88,10 @@ def test_pca_of_other_sizes_modes_and_broken_files(tmp_path):
 
 def test_held_out_variance_of_the_glyphs():
     """The default image encoder keeps much less than the promised 92 % of held-out characters."""
-    from data import FACES, glyphs
+    from glyphs import FACES
 
     faces = dict(list(FACES.items())[:3])
-    train, val = glyphs("train", faces), glyphs("val", faces)
+    train, val = draw_glyphs("train", faces), draw_glyphs("val", faces)
     pca = make("pca", "image", train.images)
     x = val.images.pixels.reshape(len(val.images), -1) / 255
     z = pca([val.images[i] for i in range(len(val.images))])
@@ -628,7 +630,7 @@ def test_cache_key(tmp_path):
 
 def test_resume_after_a_kill(tmp_path, monkeypatch):
     """A killed run starts again from nothing, or leaves a hole, or passes for finished."""
-    monkeypatch.setattr(encoders, "FLUSH", 0.0)
+    monkeypatch.setattr(latents, "FLUSH", 0.0)
     seen = []
     with pytest.raises(KeyboardInterrupt):
         encode(counter(seen, stop=57), Items(100), "key", tmp_path, batch=10)
@@ -640,7 +642,7 @@ def test_resume_after_a_kill(tmp_path, monkeypatch):
 
 def test_resume_needs_its_own_part(tmp_path, monkeypatch):
     """A part file that is cut, or whose record is of something else, is taken for good."""
-    monkeypatch.setattr(encoders, "FLUSH", 0.0)
+    monkeypatch.setattr(latents, "FLUSH", 0.0)
     for damage in ("cut", "garbage", "other"):
         seen, folder = [], tmp_path / damage
         with pytest.raises(KeyboardInterrupt):
@@ -692,7 +694,7 @@ def test_large_files_are_sampled(tmp_path):
         if position is not None:
             changed[position] ^= 255
         file.write_bytes(changed)
-        sums.add(encoders.checksum(file, []))
+        sums.add(latents.checksum(file, []))
     assert len(sums) == 3
 
 
@@ -741,7 +743,7 @@ def test_too_many_broken_items(tmp_path, capsys):
 
 def test_broken_items_of_a_killed_run_are_tried_again(tmp_path, monkeypatch):
     """What a killed run could not read is forgotten, or counted twice."""
-    monkeypatch.setattr(encoders, "FLUSH", 0.0)
+    monkeypatch.setattr(latents, "FLUSH", 0.0)
     with pytest.raises(KeyboardInterrupt):
         encode(counter([], stop=577), Items(1000, [5, 6, 70]), "key", tmp_path, batch=10)
     with pytest.raises(KeyboardInterrupt):  # again, while the third broken one is tried
@@ -789,7 +791,7 @@ def test_disk_errors_are_one_line(tmp_path, monkeypatch):
 
 def small_split():
     """6 images and 5 captions: 1 is broken, 4 names two images alike; pairs in no order."""
-    from data import Split
+    from glyphs import Split
 
     pairs = np.array([[2, 0], [0, 3], [1, 1], [4, 2], [5, 2], [1, 4], [3, 4]])
     bare = np.array([False, False, False, False, False, True, True])
@@ -806,16 +808,16 @@ def two_encoders():
 
 def test_pairs_of_a_broken_image_disappear(tmp_path, capsys):
     """Training sees the zeros that stand for a broken image, or loses the pairs of others."""
-    latents = encoders.encode_split(small_split(), *two_encoders(), tmp_path)
+    found = latents.encode_split(small_split(), *two_encoders(), tmp_path)
     assert latents.full.tolist() == [0, 1, 3, 4] and latents.bare.tolist() == [6]
     assert "1 of 300 images" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("direction", encoders.DIRECTIONS)
+@pytest.mark.parametrize("direction", latents.DIRECTIONS)
 def test_latents_of_a_direction(tmp_path, direction):
     """Condition and target change places, or c and z are rows of different pairs."""
     split = small_split()
-    latents = encoders.encode_split(split, *two_encoders(), tmp_path)
+    found = latents.encode_split(split, *two_encoders(), tmp_path)
     rows = np.array([4, 0, 6, 1])  # images 5, 2, 3, 0 and captions 2, 0, 4, 3
     image = torch.tensor(expected(6)[[5, 2, 3, 0]])
     text = torch.tensor([[2.0, 20.0], [0.0, 0.0], [4.0, 40.0], [3.0, 30.0]])
@@ -828,7 +830,7 @@ def test_latents_of_a_direction(tmp_path, direction):
 
 def test_chunks_are_all_full_pairs_once(tmp_path):
     """The last, shorter chunk is lost, a pair comes twice, or bare captions come along."""
-    latents = encoders.encode_split(small_split(), *two_encoders(), tmp_path)
+    found = latents.encode_split(small_split(), *two_encoders(), tmp_path)
     chunks = list(latents.chunks("image->text", size=3))
     assert [len(c) for c, _ in chunks] == [3, 1]
     c, z = (torch.cat(parts) for parts in zip(*chunks, strict=True))
@@ -846,12 +848,12 @@ def test_vectors_are_neither_cached_nor_copied(tmp_path):
     np.save(tmp_path / "b.npy", b)
     split = load("latents", tmp_path, "train", image_latents="a.npy", text_latents="b.npy")
     image, text = make("none", "image", split.images), make("none", "text", split.captions)
-    latents = encoders.encode_split(split, image, text, tmp_path / "cache")
+    found = latents.encode_split(split, image, text, tmp_path / "cache")
     assert latents.image is split.images and latents.text is split.captions
     assert not (tmp_path / "cache").exists()
     assert latents.full.tolist() == list(range(len(split.pairs))) and len(latents.bare) == 0
     in_file = np.array([int(split.images.name(i).split()[-1]) for i in range(len(split.images))])
-    for direction in encoders.DIRECTIONS:
+    for direction in latents.DIRECTIONS:
         c, z = latents.of(direction, np.array([7, 0, 30]))
         i = in_file[split.pairs[[7, 0, 30], 0]]
         wanted = [b[i], a[i]] if direction == "text->image" else [a[i], b[i]]
@@ -864,7 +866,7 @@ def test_one_side_may_be_vectors(tmp_path):
     """With vectors on one side, the broken images of the other side are forgotten."""
     split = small_split()._replace(captions=np.arange(10, dtype=np.float32).reshape(5, 2))
     image, none = two_encoders()[0], make("none", "text", np.zeros((1, 2)))
-    latents = encoders.encode_split(split, image, none, tmp_path)
+    found = latents.encode_split(split, image, none, tmp_path)
     assert latents.text is split.captions and latents.full.tolist() == [0, 1, 3, 4]
     c, z = latents.of("text->image", np.array([3]))
     assert c.tolist() == [[4, 5]] and z.tolist() == expected(5)[[4]].tolist()

@@ -18,13 +18,18 @@ from PIL import Image
 from sklearn import metrics as sk
 from sklearn.metrics.pairwise import cosine_similarity
 
+import baselines
 import data
 import evaluate
+import glyphs
 import metrics
+import runs
+import scores
 import train
 from ddim_translator import Translator, gamma_star
-from encoders import DIRECTIONS, Latents
-from evaluate import EvaluateError, Exam
+from latents import DIRECTIONS, Latents
+from runs import RunError
+from scores import TestSet
 
 KEYS = "task direction method cosine centred_cosine unrelated_cosine r1 r5 r10 pool seed".split()
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -265,7 +270,7 @@ def test_gamma_star_is_the_best_gamma():
 
 
 # ---------------------------------------------------------------------------------------------
-# Exam: which latents are asked, and which are right
+# TestSet: which latents are asked, and which are right
 
 
 @pytest.fixture
@@ -289,7 +294,7 @@ def perfect(exam, which=0):
 def test_exam_asks_the_right_questions(latents, direction):
     """Images and captions are swapped, or pairs are matched to the wrong latents."""
     Q, G, h1, h2 = SIZES[direction]
-    exam = Exam(latents, direction, latents.full, 100, 100)
+    exam = TestSet(latents, direction, latents.full, 100, 100)
     assert exam.queries.tolist() == list(range(Q)) and exam.gallery.tolist() == list(range(G))
     source, target = (latents.image, latents.text)[:: 1 if direction == "image->text" else -1]
     assert exam.c.shape == (Q, h1) and torch.equal(exam.c, torch.from_numpy(source[:Q]))
@@ -302,7 +307,7 @@ def test_exam_asks_the_right_questions(latents, direction):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_exam_scores_perfect_and_wrong_answers(latents, direction):
     """The truth is not given full marks, or answers to other questions are."""
-    exam = Exam(latents, direction, latents.full, 100, 100)
+    exam = TestSet(latents, direction, latents.full, 100, 100)
     score = exam.score(perfect(exam), torch.zeros(SIZES[direction][3]))
     assert score["r1"] == score["r5"] == 1 and score["pool"] == len(exam.gallery)
     if direction == "text->image":  # one right answer each, so the truth is the whole truth
@@ -311,14 +316,14 @@ def test_exam_scores_perfect_and_wrong_answers(latents, direction):
         assert score["unrelated_cosine"] < 0.9
     wrong = perfect(exam).roll(2, 0)  # past both captions of an image
     assert exam.score(wrong, torch.zeros(SIZES[direction][3]))["r1"] == 0
-    other = Exam(latents, DIRECTIONS[direction == DIRECTIONS[0]], latents.full, 100, 100)
+    other = TestSet(latents, DIRECTIONS[direction == DIRECTIONS[0]], latents.full, 100, 100)
     with pytest.raises((ValueError, IndexError)):
         exam.score(perfect(other), torch.zeros(SIZES[direction][3]))
 
 
 def test_every_caption_of_an_image_is_right(latents):
     """Only one of an image's captions counts, so the same translation is right or wrong by luck."""
-    exam = Exam(latents, "image->text", latents.full, 100, 100)
+    exam = TestSet(latents, "image->text", latents.full, 100, 100)
     assert {n: sorted(r) for n, r in exam.right.items()} == {
         n: [2 * n, 2 * n + 1] for n in range(4)
     }
@@ -328,7 +333,7 @@ def test_every_caption_of_an_image_is_right(latents):
 
 def test_a_small_pool_restricts_the_right_answers(latents):
     """R@k counts items outside its gallery, or queries whose answer is not there."""
-    exam = Exam(latents, "text->image", latents.full, 100, 2)
+    exam = TestSet(latents, "text->image", latents.full, 100, 2)
     inside = {int(exam.gallery[place]) for place in exam.pool}
     assert len(inside) == 2 and exam.pool.tolist() == sorted(exam.pool)
     assert {int(exam.queries[n]) // 2 for n in exam.right} == inside and len(exam.right) == 4
@@ -343,7 +348,7 @@ def test_limit_hides_pairs_but_not_right_answers():
     pairs = np.array([(i, j) for i in range(6) for j in range(6) if i // 3 == j // 3])
     z = normal(6, 3).numpy(), normal(6, 4).numpy()
     latents = Latents(*z, pairs, np.arange(18), np.zeros(0, int))
-    exam = Exam(latents, "image->text", latents.full, 7, 100)
+    exam = TestSet(latents, "image->text", latents.full, 7, 100)
     assert len(exam.q) == 7
     for n, query in enumerate(exam.queries):
         mates = [k for k, item in enumerate(exam.gallery) if item // 3 == query // 3]
@@ -358,7 +363,7 @@ def test_unrelated_rows_share_no_target():
     """Another caption of the same image counts as unrelated, so its right answer raises the row."""
     pairs = np.array([(j // 4, j) for j in range(12)])
     z = np.eye(3, dtype=np.float32), normal(12, 5).numpy()
-    exam = Exam(
+    exam = TestSet(
         Latents(*z, pairs, np.arange(12), np.zeros(0, int)), "text->image", np.arange(12), 12, 9
     )
     score = exam.score(perfect(exam), torch.zeros(3))
@@ -384,7 +389,7 @@ def test_ridge_is_the_closed_form_at_the_best_lambda():
         x_mean = c.mean(0)
         scores = [metrics.cosine(f(validation[0]), validation[1]) for f in fits]
         chosen.append(int(np.argmax(scores)))
-        answer = evaluate.ridge(c, z, *validation)
+        answer = baselines.ridge(c, z, *validation)
         torch.testing.assert_close(answer(c_new), fits[chosen[-1]](c_new), atol=1e-4, rtol=1e-4)
     assert chosen[0] != chosen[1]
 
@@ -392,12 +397,12 @@ def test_ridge_is_the_closed_form_at_the_best_lambda():
 def test_knn_is_the_loop():
     """Neighbours are not the nearest by cosine, or their weights are not softmax(cosine / tau)."""
     c, z, asked = normal(25, 6), normal(25, 4, seed=1), normal(7, 6, seed=2)
-    for row, out in zip(asked.numpy(), evaluate.knn(c, z)(asked).numpy(), strict=True):
+    for row, out in zip(asked.numpy(), baselines.knn(c, z)(asked).numpy(), strict=True):
         cosines = [row @ x / np.linalg.norm(row) / np.linalg.norm(x) for x in c.numpy()]
         best = sorted(range(25), key=lambda n: -cosines[n])[:10]
         weights = np.exp([cosines[n] / 0.05 for n in best])
         np.testing.assert_allclose(out, weights / weights.sum() @ z.numpy()[best], atol=1e-4)
-    assert evaluate.knn(c[:3], z[:3])(asked).shape == (7, 4)  # fewer than k to choose from
+    assert baselines.knn(c[:3], z[:3])(asked).shape == (7, 4)  # fewer than k to choose from
 
 
 def test_noise_keeps_a_third_of_the_cosine():
@@ -405,9 +410,9 @@ def test_noise_keeps_a_third_of_the_cosine():
     z = normal(2000, 512)
     c = 3 * z + 3 * normal(2000, 512, seed=1)
     cosines = lambda x: torch.cosine_similarity(x, z)
-    gap = cosines(evaluate.noise(c, 5)) - 0.3162 * cosines(c)
+    gap = cosines(baselines.lafite_noise(c, 5)) - 0.3162 * cosines(c)
     assert abs(gap.mean()) < 5 * gap.std() / 2000**0.5
-    assert not torch.equal(evaluate.noise(c, 5), evaluate.noise(c, 6))
+    assert not torch.equal(baselines.lafite_noise(c, 5), baselines.lafite_noise(c, 6))
 
 
 def paired(c, z):
@@ -423,8 +428,8 @@ def test_identity_only_where_widths_agree(h1, h2):
     run = SimpleNamespace(
         dims={"image->text": (h1, h2)}, translate=lambda d, c, s: normal(len(c), h2)
     )
-    base = evaluate.Baselines(run, "image->text", latents, latents, trained=False)
-    exam = Exam(latents, "image->text", latents.full, 30, 10)
+    base = baselines.Baselines(run, "image->text", latents, latents, trained=False)
+    exam = TestSet(latents, "image->text", latents.full, 30, 10)
     table = evaluate.table_of(run, exam, "image->text", base, [0, 1])
     always = {"ours", "mean", "ridge"}
     assert set(table) == always | ({"identity", "noise"} if h1 == h2 else set())
@@ -455,7 +460,7 @@ def toy(tmp_path):
 def test_mlp_learns_a_linear_map(toy):
     """The baseline that we claim to beat was never given a chance."""
     run, latents = toy(300)
-    answer = evaluate.mlp(run, latents, "image->text")
+    answer = baselines.mlp_regression(run, latents, "image->text")
     c = normal(200, 6, seed=9)
     assert metrics.cosine(answer(c), c @ normal(6, 4, seed=1) + 2) > 0.95
     z = latents.text.mean(0)  # in raw units, and about the right mean
@@ -465,21 +470,23 @@ def test_mlp_learns_a_linear_map(toy):
 def test_mlp_is_trained_again_only_when_it_must(toy, monkeypatch):
     """An old baseline is compared with a new run, or every call trains for minutes."""
     run, latents = toy(3)
-    steps, real = [], train.draw_batch
+    steps, real = [], runs.draw_batch
     spy = lambda latents, d, step, a: steps.append(step) or real(latents, d, step, a)
-    monkeypatch.setattr(train, "draw_batch", spy)
+    monkeypatch.setattr(runs, "draw_batch", spy)
     torch.manual_seed(123)
-    first = evaluate.mlp(run, latents, "image->text")(normal(5, 6))
-    again = evaluate.mlp(run, latents, "image->text")(normal(5, 6))
+    first = baselines.mlp_regression(run, latents, "image->text")(normal(5, 6))
+    again = baselines.mlp_regression(run, latents, "image->text")(normal(5, 6))
     assert steps == [0, 1, 2] and torch.equal(first, again)
     other, _ = toy(3, lr=1e-2)
-    assert not torch.equal(evaluate.mlp(other, latents, "image->text")(normal(5, 6)), first)
+    assert not torch.equal(
+        baselines.mlp_regression(other, latents, "image->text")(normal(5, 6)), first
+    )
     assert len(steps) == 6
     other.translators["image->text"].z_mean += 1  # new vectors in files of the same names
-    evaluate.mlp(other, latents, "image->text")
+    baselines.mlp_regression(other, latents, "image->text")
     assert len(steps) == 9
     torch.manual_seed(456)  # what was drawn before must not matter
-    assert torch.equal(evaluate.mlp(run, latents, "image->text")(normal(5, 6)), first)
+    assert torch.equal(baselines.mlp_regression(run, latents, "image->text")(normal(5, 6)), first)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -509,13 +516,13 @@ def trained(tmp_path_factory):
 
 
 def spy_on_batches(patch):
-    seen, real = {}, train.draw_batch
+    seen, real = {}, runs.draw_batch
 
     def spy(latents, direction, step, *rest):
         seen[direction, step] = batch = real(latents, direction, step, *rest)
         return batch
 
-    patch.setattr(train, "draw_batch", spy)
+    patch.setattr(runs, "draw_batch", spy)
     return seen
 
 
@@ -566,7 +573,7 @@ def test_every_method_and_direction_has_its_rows(evaluated):
     of = lambda task, method: [r["cosine"] for r in rows[task] if r["method"] == method]
     assert of("ablation", "both") == of("similarity", "ours") != of("ablation", "ddim only")
     assert not any(rows[task] for task in rows if task not in ("similarity", "ablation"))
-    _, latents = evaluate.Run(evaluated, torch.device("cpu")).latents("test")
+    _, latents = runs.TranslatorRun(evaluated, torch.device("cpu")).latents("test")
     assert {r["pool"] for r in table(evaluated)} == {len(latents.image)}
     mean = [r for r in table(evaluated) if r["method"] == "mean"]
     assert all(r["centred_cosine"] == 0 and r["r1"] <= 0.05 for r in mean)
@@ -576,12 +583,12 @@ def test_every_method_and_direction_has_its_rows(evaluated):
 def test_the_mlp_sees_the_batches_of_the_run(trained, monkeypatch):
     """Ours and the baseline are compared after different data."""
     folder, ours = trained
-    run = evaluate.Run(folder, torch.device("cpu"))
-    monkeypatch.setattr(train, "save", lambda *a: None)
+    run = runs.TranslatorRun(folder, torch.device("cpu"))
+    monkeypatch.setattr(runs, "save_checkpoint", lambda *a: None)
     monkeypatch.setattr(os.path, "exists", lambda path: False)
     seen = spy_on_batches(monkeypatch)
     for direction in DIRECTIONS:
-        evaluate.mlp(run, run.latents("train")[1], direction)
+        baselines.mlp_regression(run, run.latents("train")[1], direction)
     assert seen.keys() == ours.keys() and len(seen) == 60
     for key, (c, z, _) in seen.items():
         assert torch.equal(c, ours[key][0]) and torch.equal(z, ours[key][1])
@@ -590,12 +597,15 @@ def test_the_mlp_sees_the_batches_of_the_run(trained, monkeypatch):
 def test_a_run_answers_with_the_averaged_weights(trained):
     """evaluate.py rebuilds another network than the one that train.py measured gamma with."""
     folder, _ = trained
-    run, saved = evaluate.Run(folder, torch.device("cpu")), train.load(folder + "/model.pt")
+    run, saved = (
+        runs.TranslatorRun(folder, torch.device("cpu")),
+        runs.load_checkpoint(folder + "/model.pt"),
+    )
     for d in DIRECTIONS:
         for name, value in run.translators[d].state_dict().items():
-            assert torch.equal(value, saved["sides"][d]["ema"]["module." + name])
+            assert torch.equal(value, saved["learners"][d]["ema"]["module." + name])
         c = run.latents("test")[1].of(d, np.arange(5))[0]
-        cM, F = run.parts(d, c, 1)
+        cM, F = run.terms(d, c, 1)
         expected = (cM + run.gamma[d] * F) / run.translators[d].z_scale
         assert torch.equal(run.translate(d, c, 1), expected)
         assert not torch.equal(run.translate(d, c, 1), run.translate(d, c, 2)) or run.gamma[d] == 0
@@ -606,7 +616,7 @@ def test_another_task_keeps_the_other_rows(copy):
     rows = table(copy)
     for row in rows:
         row["cosine"] = {"similarity": 77, "ablation": 99}[row["task"]]
-    evaluate.write_json(str(copy / "translation.json"), {"rows": rows})
+    scores.write_json(str(copy / "translation.json"), {"rows": rows})
     evaluate.main([str(copy), "--task", "ablation", "--seeds", "1"])
     new = table(copy)
     assert [r for r in new if r["task"] == "similarity"] == [r for r in rows if r["cosine"] == 77]
@@ -616,10 +626,10 @@ def test_another_task_keeps_the_other_rows(copy):
 
 def test_an_unfinished_run_is_refused(copy):
     """A checkpoint without gamma is evaluated with some other gamma, or with a traceback."""
-    saved = train.load(str(copy / "model.pt"))
-    saved["sides"]["image->text"]["gamma"] = None
-    train.save(str(copy / "model.pt"), saved)
-    with pytest.raises(EvaluateError, match="--resume") as e:
+    saved = runs.load_checkpoint(str(copy / "model.pt"))
+    saved["learners"]["image->text"]["gamma"] = None
+    runs.save_checkpoint(str(copy / "model.pt"), saved)
+    with pytest.raises(RunError, match="--resume") as e:
         evaluate.main([str(copy)])
     assert "\n" not in str(e.value)
 
@@ -647,7 +657,7 @@ def test_broken_checkpoints_are_refused_and_not_unpickled(tmp_path):
     }
     for name, write in contents.items():
         write()
-        with pytest.raises((train.TrainError, EvaluateError), match="model.pt") as e:
+        with pytest.raises((runs.RunError, RunError), match="model.pt") as e:
             evaluate.main([str(tmp_path)])
         assert "\n" not in str(e.value), name
     assert not (tmp_path / "trap").exists()
@@ -664,7 +674,7 @@ def test_the_command_line_says_one_line(tmp_path):
 def test_a_broken_table_stops_before_the_work(copy):
     """Hours of evaluation end in a JSON error, or wipe out a file that is not ours."""
     (copy / "translation.json").write_text("[1, 2")
-    with pytest.raises(EvaluateError, match="translation.json"):
+    with pytest.raises(RunError, match="translation.json"):
         evaluate.main([str(copy)])
     assert (copy / "translation.json").read_text() == "[1, 2"
 
@@ -675,11 +685,11 @@ def test_other_data_must_fit_the_run(evaluated, tmp_path):
     for sizes in ((12, 7), (11, 8), (7, 11)):
         folder = tmp_path / "-".join(map(str, sizes))
         write_latents(folder, *sizes)
-        with pytest.raises(EvaluateError, match="wide"):
+        with pytest.raises(RunError, match="wide"):
             evaluate.main([evaluated, "--on", "latents", "--data-dir", str(folder)])
-    with pytest.raises(EvaluateError, match="no encoder for glyphs"):
+    with pytest.raises(RunError, match="no encoder for glyphs"):
         evaluate.main([evaluated, "--on", "glyphs"])
-    with pytest.raises(EvaluateError, match="--device"):
+    with pytest.raises(RunError, match="--device"):
         evaluate.main([evaluated, "--device", "nonsense"])
     assert table(evaluated) == before
 
@@ -696,24 +706,26 @@ def glyphs(tmp_path_factory):
     top = tmp_path_factory.mktemp("glyphs")
     third = lambda codes: np.where(codes % 25 == 0, codes // 25 % 3, 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "split_of", third)
-        patch.setattr(data, "glyphs", lambda split, faces=data.FACES: real(split, small(faces)))
+        patch.setattr(glyphs, "split_of_character", third)
+        patch.setattr(
+            glyphs, "draw_glyphs", lambda split, faces=glyphs.FACES: real(split, small(faces))
+        )
         where = ["--out", str(top / "run"), "--cache-dir", str(top / "cache"), "--device", "cpu"]
-        figures, save, looks = {}, evaluate.Bench.figure, []
+        figures, save, looks = {}, evaluate.Evaluation.figure, []
         with pytest.MonkeyPatch.context() as quick:  # axes are slow: once is enough
             for task in ("retrieval", "pictures"):
                 quick.setitem(evaluate.TASKS, task, lambda bench, task=task: looks.append(task))
             train.main([*GLYPHS.split(), *where, "--K", "2"])
         assert looks == ["retrieval", "pictures"]
         keep = lambda bench, fig, name: figures.update({name: fig}) or save(bench, fig, name)
-        patch.setattr(evaluate.Bench, "figure", keep)
+        patch.setattr(evaluate.Evaluation, "figure", keep)
         trained = {"text-to-image", "captioning"}  # minutes: test_layouts.py has them, small
         tasks = [task for task in evaluate.TASKS if task not in trained]
         evaluate.main([str(top / "run"), "--pool", "50", "--task", *tasks])
         yield str(top / "run"), figures
 
 
-real, small = data.glyphs, lambda faces: dict(itertools.islice(faces.items(), 3))
+real, small = glyphs.draw_glyphs, lambda faces: dict(itertools.islice(faces.items(), 3))
 
 
 def not_blank(path):
@@ -817,5 +829,5 @@ def test_another_data_set_gets_its_own_rows(glyphs):
     assert [r for r in new if r["task"] != "similarity glyphs-stix"] == before
     assert len(new) > len(before)
     not_blank(os.path.join(folder, "retrieval-glyphs-stix.png"))
-    with pytest.raises(data.DataError, match="image_latents"):
+    with pytest.raises(glyphs.DataError, match="image_latents"):
         evaluate.main([folder, "--on", "latents"])

@@ -10,12 +10,17 @@ import torch
 import torch.nn.functional as fn
 from PIL import Image
 
-import data
+import data_pairs
 import evaluate
+import evaluate_bridge
+import glyphs
 import metrics
+import pictures
+import runs
 import train
-from encoders import DIRECTIONS, Latents
-from evaluate import BridgeBench, BridgeRun, EvaluateError, Questions
+from latents import DIRECTIONS, Latents
+from runs import BridgeRun, RunError
+from tables import lddbm
 
 SMALL = "--width 16 --heads 2 --layers 1 --tokens 4 --dim 8 --conv 16 --steps 6".split()
 CPU = torch.device("cpu")
@@ -29,12 +34,12 @@ def solids(n):
     x = np.zeros((n, 32, 32, 32), bool)
     for i in range(n):
         x[i, 4 : 20 + i, 6 : 9 + i, 10 : 22 - i] = True
-    return data.Pairs(data.silhouettes(x), x, "solids")
+    return glyphs.Pairs(glyphs.silhouettes(x), x, "solids")
 
 
 PAIRS = {  # of 13 pairs
-    "glyph-sr": data.Pairs(pixels(13, 1, 8, 8), pixels(13, 1, 32, 32, seed=1), "sr"),
-    "glyph-edges": data.Pairs(pixels(13, 1, 16, 16), pixels(13, 1, 16, 16, seed=1), "edges"),
+    "glyph-sr": glyphs.Pairs(pixels(13, 1, 8, 8), pixels(13, 1, 32, 32, seed=1), "sr"),
+    "glyph-edges": glyphs.Pairs(pixels(13, 1, 16, 16), pixels(13, 1, 16, 16, seed=1), "edges"),
     "glyph-solids": solids(5),
 }
 rng = np.random.default_rng(2)
@@ -47,20 +52,20 @@ LATENTS = Latents(
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """make(dataset) -> folder of a finished run with random weights."""
-    monkeypatch.setattr(data, "load_pairs", lambda name, *a, **k: PAIRS[name])
-    both = {d: train.LatentPairs(LATENTS, d) for d in DIRECTIONS}
-    real = train.bridge_pairs
+    monkeypatch.setattr(data_pairs, "load_pairs", lambda name, *a, **k: PAIRS[name])
+    both = {d: runs.LatentPairs(LATENTS, d) for d in DIRECTIONS}
+    real = runs.bridge_pairs
     fake = lambda a, *rest: both if a.dataset == "glyph-names" else real(a, *rest)
-    monkeypatch.setattr(train, "bridge_pairs", fake)
+    monkeypatch.setattr(runs, "bridge_pairs", fake)
 
     def run(dataset, finished=True, seed=0):
         out = str(tmp_path / dataset)
         argv = ["--model", "bridge", "--dataset", dataset, "--out", out, "--device", "cpu"]
         args, sides = train.parse([*argv, *SMALL]), {}
-        for direction, pairs in train.bridge_pairs(args, "train").items():
+        for direction, pairs in runs.bridge_pairs(args, "train").items():
             torch.manual_seed(seed)
             y, x = pairs.of(np.arange(5))
-            net = train.make_bridge(args, y.shape[1:], x.shape[1:])
+            net = runs.make_bridge(args, y.shape[1:], x.shape[1:])
             net.fit(y, x)
             for p in net.parameters():
                 torch.nn.init.normal_(p, std=0.4)  # samples leave [-1, 1]
@@ -69,7 +74,7 @@ def make(tmp_path, monkeypatch):
             sides[direction] = {"ema": ema, "shapes": [list(net.y_shape), list(net.x_shape)]}
         (tmp_path / dataset).mkdir(exist_ok=True)
         kept = {"args": vars(args), "encoders": {}, "sides": sides, "finished": finished}
-        train.save(out + "/model.pt", kept)
+        runs.save_checkpoint(out + "/model.pt", kept)
         return out
 
     return run
@@ -94,14 +99,14 @@ def test_quality_of_images_is_what_it_says(make):
     """A row of the table is of other pairs, another sampler, other noise or unclamped images."""
     folder = make("glyph-sr")
     args = evaluate.parse([folder, "--limit", "7", "--nfe", "3", "--seeds", "2"])
-    bench = BridgeBench(BridgeRun(folder, CPU), args)
+    bench = BridgeEvaluation(BridgeRun(folder, CPU), args)
     bench.runs = {"ours": bench.run, "basic": bench.run}
-    evaluate.quality(bench)
+    evaluate_bridge.quality(bench)
     rows, net = rows_of(folder), bench.run.bridges["y->x"]
     chosen = np.sort(np.random.default_rng(0).permutation(13)[:7])
     y, x = (torch.from_numpy(a) for a in PAIRS["glyph-sr"].of(chosen))
     true = x.numpy() / 127.5 - 1
-    draw = lambda s, n=3: net.sample(y, n, randn=evaluate.on_cpu(s))[0].clamp(-1, 1)
+    draw = lambda s, n=3: net.sample(y, n, randn=runs.cpu_randn(s))[0].clamp(-1, 1)
     for seed in (0, 1):
         assert value(rows, "ours", "psnr", seed) == pytest.approx(psnr(draw(seed).numpy(), true))
     eight = torch.stack([draw(s) for s in range(8)])
@@ -140,13 +145,13 @@ def test_rows_replace_their_own_kind(make):
 
 def test_solids_and_their_hull(make):
     """The truth does not get full marks, or the visual hull is not the one of these views."""
-    q = Questions(BridgeRun(make("glyph-solids"), CPU), 5)
+    q = BridgeTestSet(BridgeRun(make("glyph-solids"), CPU), 5)
     assert q.kind == "volume" and q.score(q.truth)["iou"] == 1.0
     other = q.truth[[1, 1, 3, 3, 4]]  # samples of pairs 0 and 2 copy the truths of 1 and 3
     assert q.score(other)["one_nna"] == 0.0
     assert q.score(-torch.ones_like(q.truth))["one_nna"] == 1.0  # empty: nobody's neighbours
-    hull, _ = q.ask(evaluate.classical(q))
-    expected = metrics.iou(torch.from_numpy(data.visual_hull(q.y.numpy())), q.x)
+    hull, _ = q.ask(evaluate_bridge.classical(q))
+    expected = metrics.iou(torch.from_numpy(glyphs.visual_hull(q.y.numpy())), q.x)
     assert q.score(hull)["iou"] == pytest.approx(expected) and expected > 0.5
 
 
@@ -156,9 +161,9 @@ def test_solids_and_their_hull(make):
 def test_a_command_line_gives_the_arguments_back(flags):
     """A yardstick is trained with other settings than the run that it stands beside."""
     args = train.parse(["--model", "bridge", *SMALL, *flags.split()])
-    assert train.parse(evaluate.argv_of(args)) == args
+    assert train.parse(lddbm.argv_of(args)) == args
     args.resume = True  # how the run was finished is no setting
-    other = train.parse(evaluate.argv_of(args, loss="rec", w_nce=0.0, out="elsewhere"))
+    other = train.parse(lddbm.argv_of(args, loss="rec", w_nce=0.0, out="elsewhere"))
     changed = {k for k in vars(args) if getattr(args, k) != getattr(other, k)}
     assert changed == {"loss", "w_nce", "out", "resume"}
 
@@ -171,11 +176,11 @@ def test_the_yardstick_runs(make, monkeypatch, dataset, names):
     first look, which trains nothing."""
     folder, asked = make(dataset), {}
     learn = lambda argv, device: asked.update({argv[argv.index("--out") + 1]: train.parse(argv)})
-    monkeypatch.setattr(evaluate, "trained", learn)
+    monkeypatch.setattr(lddbm, "trained", learn)
     run = BridgeRun(folder, CPU)
-    assert list(BridgeBench(run, evaluate.parse([folder, "--first-look"])).runs) == ["ours"]
+    assert list(BridgeEvaluation(run, evaluate.parse([folder, "--first-look"])).runs) == ["ours"]
     assert not asked
-    assert list(BridgeBench(run, evaluate.parse([folder])).runs) == ["ours", *names]
+    assert list(BridgeEvaluation(run, evaluate.parse([folder])).runs) == ["ours", *names]
     basic = asked[f"{folder}/basic"]
     assert (basic.procedure, basic.loss, basic.w_nce, basic.width) == ("two-step", "rec", 0, 16)
     assert not basic.data_space and all(a.data_space for k, a in asked.items() if "data-" in k)
@@ -197,7 +202,7 @@ def test_latents_take_the_translators_exam(make, tmp_path):
     assert {r["method"] for r in rows} >= {"bridge", "bridge, one sample", "translator", "ridge"}
     run, d = BridgeRun(folder, CPU), "image->text"
     net, c = run.bridges[d], torch.from_numpy(LATENTS.image)
-    randn = evaluate.on_cpu(0)
+    randn = runs.cpu_randn(0)
     draws = [net.unscale(net.sample(c, 2, randn=randn)[0]) for _ in range(8)]
     for name, z in (("bridge", torch.stack(draws).mean(0)), ("bridge, one sample", draws[0])):
         (mine,) = [r for r in rows if r["direction"] == d and r["method"] == name]
@@ -213,19 +218,21 @@ def test_latents_take_the_translators_exam(make, tmp_path):
 def test_the_trade_off_knows_its_evaluations(make, monkeypatch, capsys):
     """A sampler's points stand at other numbers of evaluations than it used."""
     folder = make("glyph-sr")
-    monkeypatch.setattr(evaluate, "NFES", (1, 2, 10))
-    monkeypatch.setattr(evaluate, "HEUN_STEPS", (40,))
+    monkeypatch.setattr(evaluate_bridge, "NFES", (1, 2, 10))
+    monkeypatch.setattr(evaluate_bridge, "HEUN_STEPS", (40,))
     evaluate.main([folder, "--task", "trade-off", "samples", "parts", "--limit", "8"])
     rows = [r for r in rows_of(folder) if r["metric"] == "psnr"]
-    found = {m: [r["nfe"] for r in rows if r["method"] == f"ours, {m}"] for m in evaluate.SAMPLERS}
+    found = {
+        m: [r["nfe"] for r in rows if r["method"] == f"ours, {m}"] for m in evaluate_bridge.SAMPLERS
+    }
     assert found.pop("Heun") == [119]
     assert all(nfe == [1, 2, 10] for nfe in found.values()) and len(found) == 4
     net = BridgeRun(folder, CPU).bridges["y->x"]
-    q = Questions(
+    q = BridgeTestSet(
         SimpleNamespace(bridges={"y->x": net}, device=CPU, pairs=lambda *a: PAIRS["glyph-sr"]), 4
     )
     third = psnr(
-        net.sample(q.y, 10, order=3, randn=evaluate.on_cpu(0))[0].clamp(-1, 1).numpy(),
+        net.sample(q.y, 10, order=3, randn=runs.cpu_randn(0))[0].clamp(-1, 1).numpy(),
         q.truth.numpy(),
     )
     (ours,) = [r["value"] for r in rows if r["method"] == "ours, DBIM 3" and r["nfe"] == 10]
@@ -245,13 +252,13 @@ def test_the_nearest_face_is_seen():
     low, high = np.zeros((2, 32, 32, 32), bool)
     low[26:30, 14:18, 14:18] = high[2:6, 14:18, 14:18] = True
     at = lambda image: np.argwhere(image > 0).mean(0)[0]
-    assert at(evaluate.lit(high)) < 27 < 37 < at(evaluate.lit(low))
+    assert at(pictures.depth_map(high)) < 27 < 37 < at(pictures.depth_map(low))
     wall = np.zeros((32, 32, 32), bool)
     wall[4:28, 3:29, 3:29] = True
-    assert (evaluate.lit(wall) > 0.8).mean() > 0.1  # its upper face, which is lit
+    assert (pictures.depth_map(wall) > 0.8).mean() > 0.1  # its upper face, which is lit
     hollow = wall.copy()
     hollow[8:24, 8:24, 8:24] = False  # a cavity that nobody sees from outside
-    assert np.abs(evaluate.lit(wall) - evaluate.lit(hollow)).max() < 1e-3
+    assert np.abs(pictures.depth_map(wall) - pictures.depth_map(hollow)).max() < 1e-3
 
 
 def test_an_ablation_says_where_the_order_differs(capsys):
@@ -260,13 +267,13 @@ def test_an_ablation_says_where_the_order_differs(capsys):
         "iou": (0.5, 0.6, 0.7, 0.8),  # rec+nce before pred
         "one_nna": (0.9, 0.45, 0.4, 0.49),  # as the poster, by the distance from 0.5
     }
-    variants = evaluate.POSTER["lddbm-losses"]
+    variants = lddbm.POSTER["lddbm-losses"]
     rows = [
         {"data": "glyph-solids", "method": v, "metric": m, "value": values[n] + 0.01 * s, "seed": s}
         for m, values in marks.items()
         for (n, v), s in itertools.product(enumerate(variants), (-1, 1))
     ]
-    evaluate.print_ablation("lddbm-losses", rows)
+    lddbm.print_ablation("lddbm-losses", rows)
     out = capsys.readouterr().out.splitlines()
     assert "iou: against the poster's order, rec+nce before pred" in out
     assert "one_nna: against the poster's order, nothing" in out
@@ -281,7 +288,7 @@ def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
     learn = lambda argv, device: (
         asked.append(train.parse(argv)) or BridgeRun(make(asked[-1].dataset), CPU)
     )
-    monkeypatch.setattr(evaluate, "trained", learn)
+    monkeypatch.setattr(lddbm, "trained", learn)
     evaluate.main("--reproduce lddbm-losses --seeds 2 --nfe 1 --limit 4".split())
     cells = [(a.dataset, a.loss, a.w_nce > 0, a.seed) for a in asked]
     sets = ("glyph-sr", "glyph-solids")
@@ -289,8 +296,8 @@ def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
     assert len({a.out for a in asked}) == len(asked)
     rows = rows_of("runs/lddbm", "lddbm-losses.json")
     assert {r["metric"] for r in rows if r["data"] == "glyph-solids"} == {"iou", "one_nna", "r1"}
-    assert evaluate.flags_of("lddbm-training", "two-step") == ["--procedure", "two-step"]
-    assert evaluate.flags_of("lddbm-design", "dit") == ["--design", "dit"]
+    assert lddbm.flags_of("lddbm-training", "two-step") == ["--procedure", "two-step"]
+    assert lddbm.flags_of("lddbm-design", "dit") == ["--design", "dit"]
     ours = [a.out for a in asked if (a.loss, a.w_nce > 0) == ("pred", True)]
     asked.clear()
     evaluate.main("--reproduce lddbm-training --seeds 2 --nfe 1 --limit 4".split())
@@ -303,15 +310,15 @@ def test_wrong_questions_end_in_one_line(make):
     """A task of the other paper, or half a training, ends in a traceback or in a wrong table."""
     folder = make("glyph-sr")
     for argv, word in ((["--task", "curves"], "curves"), (["--on", "coco"], "--on")):
-        with pytest.raises(EvaluateError, match=word) as e:
+        with pytest.raises(RunError, match=word) as e:
             evaluate.main([folder, *argv])
         assert "\n" not in str(e.value)
-    saved = train.load(folder + "/model.pt")
-    saved["sides"]["y->x"]["shapes"][0][0] = 3
-    train.save(folder + "/model.pt", saved)
-    with pytest.raises(EvaluateError, match="latent_bridge.py"):
+    saved = runs.load_checkpoint(folder + "/model.pt")
+    saved["learners"]["y->x"]["shapes"][0][0] = 3
+    runs.save_checkpoint(folder + "/model.pt", saved)
+    with pytest.raises(RunError, match="latent_bridge.py"):
         BridgeRun(folder, CPU)
-    with pytest.raises(EvaluateError, match="--resume"):
+    with pytest.raises(RunError, match="--resume"):
         BridgeRun(make("glyph-sr", finished=False), CPU)
     for argv in ([], [folder, "--reproduce", "lddbm-losses"], [folder, "--nfe", "0"]):
         with pytest.raises(SystemExit):

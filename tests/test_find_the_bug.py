@@ -182,7 +182,7 @@ def test_the_ddim_bugs():
     tr, c, z_T = Translator(3, 7, width=8, layers=3), torch.randn(5, 3), torch.randn(5, 7)
     denoise = lambda z_t, t: tr.denoise(z_t, t, c)
     for steps, told in ((3, "right other"), (4, "right other unseen")):
-        assert agree(1, tr.cdim(c, z_T, steps), denoise, z_T, tr.alpha, steps) == told
+        assert agree(1, tr.ddim_sample(c, z_T, steps), denoise, z_T, tr.alpha, steps) == told
     exact = lambda z_t, t: z_t * tr.alpha[t].sqrt()  # the best estimate if z_0 ~ N(0, 1)
     std = BODIES[1][2](exact, torch.ones(1, 1), tr.alpha, 100).item()
     assert std == pytest.approx(1, abs=0.05)  # the bug does not show

@@ -21,8 +21,11 @@ from test_evaluate import check, not_blank, table
 import data
 import encoders
 import evaluate
+import glyphs
 import metrics
+import pictures
 import train
+from tables import captioning, text_to_image
 
 COLOURS = {"red": (230, 40, 30), "green": (40, 200, 60), "blue": (70, 90, 250)}
 SAYS = "A {0} {1}.|{1} drawn in {0}|the {0} picture of a {1} .|A {1}, it is {0}!|one {0} {1}"
@@ -35,7 +38,7 @@ FLAGS, OPTIONS = {"celeba": ["--celeba-train"]}, {"celeba": {"allow_train": True
 @functools.cache
 def things():
     """About 500 (grey glyph, colour, character's name), in a mixed order."""
-    split = data.glyphs("val", dict(itertools.islice(data.FACES.items(), 2)))
+    split = glyphs.draw_glyphs("val", dict(itertools.islice(glyphs.FACES.items(), 2)))
     names = [split.captions[j] for j in split.pairs[split.bare, 1]]
     order = np.random.default_rng(0).permutation(len(names))
     return [(split.images[i], list(COLOURS)[i % 3], names[i]) for i in order.tolist()]
@@ -124,14 +127,16 @@ def trees(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, write in WRITERS.items():
             write(roots.setdefault(name, tmp_path_factory.mktemp(name)))
-        patch.setattr(encoders, "fit_captioner", few(encoders.fit_captioner, steps=40))
-        patch.setattr(encoders, "make_captioner", few(encoders.make_captioner, layers=1, width=32))
-        patch.setattr(encoders, "MOST", 16)  # words of a caption
-        patch.setattr(evaluate, "small_judge", few(evaluate.small_judge, steps=10))
-        patch.setattr(evaluate, "draw_pictures", few(evaluate.draw_pictures, lines=2, samples=1))
-        patch.setitem(evaluate.TASKS, "retrieval", few(evaluate.retrieval, queries=2, k=2))
-        sample = encoders.sample  # CIFAR-10 has 45,000 images whatever we do
-        patch.setattr(encoders, "sample", lambda n, most: sample(n, min(most, 400)))
+        patch.setattr(captioning, "fit_captioner", few(captioning.fit_captioner, steps=40))
+        patch.setattr(
+            captioning, "make_captioner", few(captioning.make_captioner, layers=1, width=32)
+        )
+        patch.setattr(captioning, "MOST", 16)  # words of a caption
+        patch.setattr(text_to_image, "small_judge", few(text_to_image.small_judge, steps=10))
+        patch.setattr(pictures, "draw_pictures", few(pictures.draw_pictures, lines=2, samples=1))
+        patch.setitem(evaluate.TASKS, "retrieval", few(pictures.retrieval, queries=2, k=2))
+        sample = encoders.fixed_sample  # CIFAR-10 has 45,000 images whatever we do
+        patch.setattr(encoders, "fixed_sample", lambda n, most: sample(n, min(most, 400)))
         yield roots
     shutil.rmtree(roots["cifar10"])  # 184 MB
 

@@ -10,7 +10,11 @@ import pytest
 from PIL import Image
 
 import data
-from data import DataError, load, load_pairs, silhouettes, visual_hull
+import data_pairs
+import glyphs
+from data import load
+from data_pairs import load_pairs
+from glyphs import DataError, silhouettes, visual_hull
 
 SPLITS = ("train", "val", "test")
 
@@ -52,9 +56,9 @@ def test_outline_by_hand():
     x[0, 0, 2, 4], x[0, 0, 4, 0] = 127, 128  # a dent of an almost inside pixel; a lone pixel
     # (1, 3) keeps all four neighbours although (2, 4), a corner of it, is outside
     drawn = [".####.", ".#..#.", ".#.#..", ".####.", "#....."]
-    assert data.outline(x)[0, 0].tolist() == [[255 * (c == "#") for c in row] for row in drawn]
+    assert glyphs.outline(x)[0, 0].tolist() == [[255 * (c == "#") for c in row] for row in drawn]
     p = load_pairs("glyph-edges", split="val")
-    assert (p.y == data.outline(p.x)).all() and (p.y <= np.where(p.x >= 128, 255, 0)).all()
+    assert (p.y == glyphs.outline(p.x)).all() and (p.y <= np.where(p.x >= 128, 255, 0)).all()
 
 
 def test_faces_show_the_same_character():
@@ -74,14 +78,14 @@ def test_solids_share_no_character(monkeypatch):
     """A letter is trained on and tested on; or what is no letter is among the solids."""
     seen = {}
     two = {"DejaVuSans-Bold": "sans bold", "DejaVuSerif-Bold": "serif bold"}
-    monkeypatch.setattr(data, "FACES", two)
+    monkeypatch.setattr(glyphs, "FACES", two)
     for split in SPLITS:
         codes = seen[split] = set()
         record = lambda font, code: codes.add(int(code)) or np.ones((1, 1), bool)
-        monkeypatch.setattr(data, "letter", record)
-        monkeypatch.setattr(data, "solid", lambda *a: np.ones((32, 32, 32), bool))
+        monkeypatch.setattr(glyphs, "letter", record)
+        monkeypatch.setattr(glyphs, "solid", lambda *a: np.ones((32, 32, 32), bool))
         load_pairs("glyph-solids", split=split)
-        assert (data.split_of(list(codes)) == data.SIDES[split]).all()
+        assert (glyphs.split_of_character(list(codes)) == glyphs.SPLITS[split]).all()
     assert not seen["train"] & seen["test"] and not seen["train"] & seen["val"]
     everything = set().union(*seen.values())
     assert {unicodedata.category(chr(c)) for c in everything} == {
@@ -113,19 +117,19 @@ def test_solid_by_hand():
     """A solid is upside down, mirrored, of the wrong thickness, or turned the wrong way."""
     mask = np.zeros((28, 20), bool)
     mask[:4], mask[4:, :6] = True, True  # a Gamma, heavy on top and on the left
-    straight = data.solid(mask, 8, 0.0)
+    straight = glyphs.solid(mask, 8, 0.0)
     expected = np.zeros((32, 32, 32), bool)
     expected[2:6, 6:26, 12:20], expected[6:30, 6:12, 12:20] = True, True
     assert (straight == expected).all()
     # a quarter turn: what stood at small i stands at small j
-    assert (data.solid(mask, 8, np.pi / 2) == expected.transpose(0, 2, 1)).all()
-    views = silhouettes(data.solid(mask, 4, np.radians(135))[None])[0, :, 0]  # (4, 32, 32)
+    assert (glyphs.solid(mask, 8, np.pi / 2) == expected.transpose(0, 2, 1)).all()
+    views = silhouettes(glyphs.solid(mask, 4, np.radians(135))[None])[0, :, 0]  # (4, 32, 32)
     assert (views > 0).any(1).sum(1)[[1, 3]].tolist() == [4, 20]  # edge on; broad side
 
 
 def test_poses_differ_and_repeat(monkeypatch):
     """Poses are copies, change from call to call, depend on other letters, or reach the tests."""
-    monkeypatch.setattr(data, "LETTERS", ["Nd"])
+    monkeypatch.setattr(glyphs, "LETTERS", ["Nd"])
     one, three, again = (load_pairs("glyph-solids", poses=n) for n in (1, 3, 3))
     assert len(three.x) == 3 * len(one.x) and three.key == again.key != one.key
     assert (three.y[::3] == one.y).all() and (three.y == again.y).all()
@@ -133,7 +137,7 @@ def test_poses_differ_and_repeat(monkeypatch):
     assert len(np.unique(volumes.reshape(len(volumes), -1), axis=0)) == len(volumes)
     test = [load_pairs("glyph-solids", split="test", poses=n) for n in (1, 3)]
     assert test[0].key == test[1].key and len(test[0].x) == len(test[0].y)
-    monkeypatch.setattr(data, "FACES", {"DejaVuSans-Bold": "sans bold"})
+    monkeypatch.setattr(glyphs, "FACES", {"DejaVuSans-Bold": "sans bold"})
     alone = load_pairs("glyph-solids", poses=1)
     assert (alone.y == one.y[: len(alone.y)]).all() and len(alone.y) < len(one.y)
 
@@ -245,12 +249,12 @@ def test_binvox(tmp_path):
     """A shape lies on its side, is mirrored, or its runs are read as voxels."""
     volume = np.random.default_rng(2).random((3, 7, 5)) < 0.4
     write_binvox(tmp_path / "a.binvox", volume)
-    found = data.read_binvox(tmp_path / "a.binvox")
+    found = data_pairs.read_binvox(tmp_path / "a.binvox")
     assert found.shape == (7, 3, 5) and found.dtype == bool
     for x, y, z in np.ndindex(volume.shape):
         assert found[6 - y, x, z] == volume[x, y, z]
     write_binvox(tmp_path / "b.binvox", np.ones((10, 10, 10), bool))  # runs longer than a byte
-    assert data.read_binvox(tmp_path / "b.binvox").all()
+    assert data_pairs.read_binvox(tmp_path / "b.binvox").all()
 
 
 def shapes_tree(top, models=5):
@@ -300,7 +304,7 @@ def test_folders_on_disk(tmp_path):
     arrays = dict(a=noise(2, 3, 4), b=np.ones((7, 6)), c=np.ones((5, 6, 7), bool), d=noise(3, 2))
     for name, array in arrays.items():
         np.savez(tmp_path / f"{name}.npz", array)
-        read = data.read_item(str(tmp_path / f"{name}.npz"))
+        read = data_pairs.read_array_or_picture(str(tmp_path / f"{name}.npz"))
         assert (read == array).all() and read.shape == (1, *array.shape)[-3:]
     keys = {load_pairs("pairs", str(tmp_path), s).key for s in SPLITS}
     for i in range(6):
@@ -377,7 +381,7 @@ def test_missing_is_explained(tmp_path, monkeypatch):
     for wrong in (dict(name="mnist"), dict(name="glyph-sr", split="dev")):
         with pytest.raises(DataError, match="glyph-solids.*ffhq|train, val, test"):
             load_pairs(**wrong)
-    monkeypatch.setattr(data, "LETTERS", ["Nd"])
+    monkeypatch.setattr(glyphs, "LETTERS", ["Nd"])
     with pytest.raises(DataError, match="poses=0"):
         load_pairs("glyph-solids", poses=0)
 
@@ -386,7 +390,7 @@ def test_main_draws_pairs(tmp_path, monkeypatch, capsys):
     """`python data.py NAME` stops at one kind of array, or counts something else."""
     monkeypatch.chdir(tmp_path)
     folders_tree(tmp_path, n=40)
-    monkeypatch.setattr(data, "LETTERS", ["Nd"])
+    monkeypatch.setattr(glyphs, "LETTERS", ["Nd"])
     for name in ("pairs", "glyph-solids"):
         monkeypatch.setattr(sys, "argv", ["data.py", name, str(tmp_path)])
         data.main()

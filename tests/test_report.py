@@ -9,9 +9,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-import evaluate
+import runs
 from ddim_translator import Translator
-from encoders import DIRECTIONS, Latents
+from latents import DIRECTIONS, Latents
 from theory import report
 
 CLAIM = report.Claim("X1", "as printed", "corrected", "1 > 0", False, True)
@@ -31,7 +31,7 @@ def fake_run(folder, device):
     nets = {d: Translator(*latents["train"].dims(d), width=8, layers=2) for d in DIRECTIONS}
     for d, net in nets.items():
         net.fit([latents["train"].of(d, np.arange(60))])
-    parts = lambda d, c: nets[d].parts(c, K=2, steps=1, randn=evaluate.on_cpu(0))
+    parts = lambda d, c: nets[d].terms(c, K=2, steps=1, randn=runs.cpu_randn(0))
     gamma = dict.fromkeys(DIRECTIONS, 2.5)
     return SimpleNamespace(
         latents=lambda split: (None, latents[split]), parts=parts, gamma=gamma, translators=nets
@@ -40,8 +40,8 @@ def fake_run(folder, device):
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr(evaluate, "Run", fake_run)
-    monkeypatch.setattr(evaluate, "checkpoint", lambda folder: {"args": {"model": "translator"}})
+    monkeypatch.setattr(runs, "TranslatorRun", fake_run)
+    monkeypatch.setattr(runs, "read_run", lambda folder: {"args": {"model": "translator"}})
 
 
 def test_held_out(run):
@@ -99,7 +99,7 @@ def test_no_run_no_traceback(tmp_path, monkeypatch):
     """Otherwise a wrong folder, or a bridge, ends in a traceback and not in one line."""
     missing = report.main("any", None, None, None, None, ["--run", str(tmp_path / "none")])
     assert "no such checkpoint" in missing and "\n" not in missing
-    monkeypatch.setattr(evaluate, "checkpoint", lambda folder: {"args": {"model": "bridge"}})
+    monkeypatch.setattr(runs, "read_run", lambda folder: {"args": {"model": "bridge"}})
     bridge = report.main("any", None, None, None, None, ["--run", str(tmp_path)])
     assert "is a bridge" in bridge and os.listdir(tmp_path) == []
     with pytest.raises(SystemExit):

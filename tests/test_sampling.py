@@ -11,7 +11,7 @@ import torch
 from scipy import integrate
 
 from ddim_translator import Translator, ddim_step, make_alpha
-from latent_bridge import Kernel, dbim, grid, heun
+from latent_bridge import Kernel, dbim, heun
 from theory import report, sampling
 
 F64 = torch.float64
@@ -91,7 +91,7 @@ def test_gain_is_what_the_steps_do(printed, v):
         assert sampling.gain(v, S, alpha, printed) == pytest.approx(z_0.item(), rel=1e-10)
     tr = Translator(3, 4, width=8, layers=3, T=90)
     tr.denoise = lambda z_t, t, c, omega: exact(v, tr.alpha)(z_t, t)
-    by_cdim = tr.cdim(torch.zeros(1, 3), torch.ones(1, 4), 7)[0, 0].item()
+    by_cdim = tr.ddim_sample(torch.zeros(1, 3), torch.ones(1, 4), 7)[0, 0].item()
     assert sampling.gain(v, 7, make_alpha(90)) == pytest.approx(by_cdim, rel=1e-4)  # float32
 
 
@@ -266,7 +266,7 @@ def test_spread_against_draws():
         return (0.6 * p + q * (z_t - a)) / (p + q * b)
 
     for (mean, std), z in (
-        (sampling.booted(9), dbim(denoise, z_T, kernel, grid(9, 1.0), randn=randn)),
+        (sampling.booted(9), dbim(denoise, z_T, kernel, time_grid(9, 1.0), randn=randn)),
         (sampling.churned(8), heun(denoise, z_T, kernel, 8, 0.33, randn=randn)),
     ):
         assert abs(z.mean() - mean) < 5 * std / math.sqrt(n)
@@ -346,7 +346,7 @@ def test_measured(objective):
         got = table[f"S = {S}, DDIM: variance among samples, share"]
         assert got == pytest.approx(share, rel=5 * se + 1e-4)
         start = torch.randn(8, n, h2, generator=rng())[0]
-        F = tr.F(tr.cdim(c[:n], start, S), c[:n])
+        F = tr.F(tr.ddim_sample(c[:n], start, S), c[:n])
         aim = z[:n] if objective == "joint" else true[:n]
         cosine = torch.nn.functional.cosine_similarity(F, aim).mean().item()
         assert table[f"S = {S}, DDIM: cosine of one sample"] == pytest.approx(cosine, abs=1e-5)

@@ -10,8 +10,11 @@ import torch
 from PIL import Image
 
 import encoders
-from data import Split
-from encoders import EncoderError, fit_clip, make
+import latents
+from encoders import EncoderError, make
+from glyphs import Split
+from tables import small_clip
+from tables.small_clip import fit_clip
 
 TINY = {
     "embed_dim": 20,
@@ -23,7 +26,7 @@ COLOURS = "red green blue yellow cyan magenta black white gray orange purple".sp
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(encoders, "SMALL", TINY)
+    monkeypatch.setattr(small_clip, "SMALL", TINY)
 
 
 class Flat(list):
@@ -91,7 +94,7 @@ def test_meeting_by_hand():
     same[0, 2] = same[2, 0] = True  # cosines: .8 0 0, .6 -1 1, .96 -.8 .8
     mu, mv = np.array([1.6, 1.8]) / 3, np.array([0.8, 0.6]) / 3
     want = [1.56 / 5, 0.8 / 4, *(np.linalg.norm(x) for x in (mu - mv, mu, mv)), 2 / 3, 1 / 3]
-    assert np.allclose(list(encoders.meeting(u, v, same).values()), want, atol=1e-6)
+    assert np.allclose(list(small_clip.meeting(u, v, same).values()), want, atol=1e-6)
 
 
 def test_the_folder_is_the_model(tmp_path):
@@ -103,7 +106,7 @@ def test_the_folder_is_the_model(tmp_path):
     with torch.no_grad():
         z = model.encode_image(torch.stack([transform(x) for x in pictures])).numpy()
         y = model.encode_text(open_clip.tokenize(split.captions, context_length=7)).numpy()
-        u, v = encoders.embed_pairs(model, [encoders.pair_reader(split)(4)])
+        u, v = small_clip.embed_pairs(model, [small_clip.pair_reader(split)(4)])
     assert np.array_equal(image(pictures), z) and np.array_equal(text(split.captions), y)
     for found, w in zip((u, v), (z[split.pairs[4, 0]], y[split.pairs[4, 1]]), strict=True):
         assert np.allclose(found, w / np.linalg.norm(w), atol=1e-5)
@@ -139,7 +142,7 @@ def test_nothing_half_written(error, raised, tmp_path, monkeypatch):
     def stop(path, config):  # after the weights
         raise error("no space")
 
-    monkeypatch.setattr(encoders, "write_json", stop)
+    monkeypatch.setattr(latents, "write_json", stop)
     with pytest.raises(raised, match="no space"):
         fit(tmp_path / "clip")
     assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import runs
 import train
 
 ROOT = Path(train.__file__).parent
@@ -46,7 +47,7 @@ def flags(pair_files, tmp_path, monkeypatch):
 
 
 def weights(folder, which="net"):
-    sides = train.load(str(folder / "model.pt"))["sides"]
+    sides = runs.load_checkpoint(str(folder / "model.pt"))["learners"]
     return {f"{d} {k}": v for d, side in sides.items() for k, v in side[which].items()}
 
 
@@ -99,19 +100,22 @@ def test_training_learns(flags, tmp_path):
     for direction, most in (("text->image", 0.8), ("image->text", 0.6)):
         losses = [float(r[4]) for r in rows if r[1] == direction]
         assert losses[-1] < most * losses[0]
-    gamma = [s["gamma"] for s in train.load(str(tmp_path / "run" / "model.pt"))["sides"].values()]
+    gamma = [
+        s["gamma"]
+        for s in runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["learners"].values()
+    ]
     assert all(0 < g < 1e4 for g in gamma)
 
 
 def test_batches_are_shares_of_one_global_batch(flags):
     """Otherwise two processes train on other pairs or noises than one process would."""
     args = train.parse(flags())
-    latents = train.load_latents(args, torch.device("cpu"), 0, 1)[2]
-    whole = train.draw_batch(latents, "text->image", 3, args)
-    half = train.draw_batch(latents, "text->image", 3, args, slice(16, 32))
+    latents = runs.load_latents(args, torch.device("cpu"), 0, 1)[2]
+    whole = runs.draw_batch(latents, "text->image", 3, args)
+    half = runs.draw_batch(latents, "text->image", 3, args, slice(16, 32))
     for a, b in zip((*whole[:2], *whole[2]), (*half[:2], *half[2]), strict=True):
         assert torch.equal(a[16:32], b)
-    other = train.draw_batch(latents, "text->image", 4, args)
+    other = runs.draw_batch(latents, "text->image", 4, args)
     assert not torch.equal(whole[0], other[0]) and not torch.equal(whole[2].eps, other[2].eps)
 
 
@@ -119,15 +123,15 @@ def test_bare_names_are_asked_but_never_answered():
     """Otherwise --bare's share is wrong, or bare captions become targets of image->text."""
     full, bare = np.arange(100), np.arange(100, 140)
     g = torch.Generator().manual_seed(0)
-    rows = train.draw_rows(full, bare, 20_000, 0.3, g)
+    rows = runs.draw_rows(full, bare, 20_000, 0.3, g)
     assert 0.28 < (rows >= 100).mean() < 0.32 and set(rows) == set(range(140))
-    assert (train.draw_rows(full, bare, 500, 0.0, g) < 100).all()
+    assert (runs.draw_rows(full, bare, 500, 0.0, g) < 100).all()
     text = np.repeat(np.float32([0, 1]), [100, 40])[:, None]  # 1 marks a bare name
     pairs = np.stack([np.arange(140) % 100, np.arange(140)], 1)
     latents = train.encoders.Latents(np.zeros((100, 3), np.float32), text, pairs, full, bare)
     args = train.parse(["--bare", "1.0"])
-    assert train.draw_batch(latents, "text->image", 0, args)[0].eq(1).all()
-    assert train.draw_batch(latents, "image->text", 0, args)[1].eq(0).all()
+    assert runs.draw_batch(latents, "text->image", 0, args)[0].eq(1).all()
+    assert runs.draw_batch(latents, "image->text", 0, args)[1].eq(0).all()
 
 
 def test_two_processes_equal_one(flags, tmp_path):
@@ -142,7 +146,7 @@ def test_two_processes_equal_one(flags, tmp_path):
         [*run, *port, "train.py", *two], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert (tmp_path / "two" / "model.pt").exists(), done.stderr[-2000:]
-    assert train.load(str(tmp_path / "two" / "model.pt"))["step"] == 12
+    assert runs.load_checkpoint(str(tmp_path / "two" / "model.pt"))["step"] == 12
     assert same(
         weights(tmp_path / "one"), weights(tmp_path / "two"), exact=False, rtol=1e-3, atol=2e-5
     )
@@ -163,7 +167,9 @@ def test_mixed_precision_trains(flags, tmp_path, amp):
     a, b = weights(tmp_path / amp), weights(tmp_path / "fp32")
     assert all(v.dtype == b[k].dtype for k, v in a.items())  # master weights stay float32
     assert same(a, b, exact=False, rtol=0.1, atol=0.03) and not same(a, b)
-    scale = train.load(str(tmp_path / amp / "model.pt"))["sides"]["text->image"]["scaler"]
+    scale = runs.load_checkpoint(str(tmp_path / amp / "model.pt"))["learners"]["text->image"][
+        "scaler"
+    ]
     assert (scale.get("scale", 0) > 1) == (amp == "fp16")
 
 
@@ -171,10 +177,10 @@ def test_fp16_overflow_skips_the_step(flags):
     """Otherwise one overflow writes Inf into the weights."""
     args = train.parse(flags("--amp fp16"))
     device = torch.device("cpu")
-    latents = train.load_latents(args, device, 0, 1)[2]
-    side = train.Side("text->image", latents, args, device)
+    latents = runs.load_latents(args, device, 0, 1)[2]
+    side = train.Learner("text->image", latents, args, device)
     before = {k: v.clone() for k, v in side.net.state_dict().items()}
-    c, z, noise = train.draw_batch(latents, "text->image", 0, args)
+    c, z, noise = runs.draw_batch(latents, "text->image", 0, args)
     train.train_step(side, (c, z * 1e9, noise), 0, args, device)
     assert same(before, side.net.state_dict())
 
@@ -184,23 +190,23 @@ def test_fp16_overflow_skips_the_step(flags):
 
 def test_nan_stops_with_the_step_and_keeps_the_checkpoint(flags, tmp_path, monkeypatch):
     """Otherwise a NaN run goes on for hours, or overwrites its last good checkpoint."""
-    real = train.draw_batch
+    real = runs.draw_batch
 
     def poisoned(latents, direction, step, *rest):
         c, z, noise = real(latents, direction, step, *rest)
         return c, z * float("nan") if step >= 7 else z, noise
 
-    monkeypatch.setattr(train, "draw_batch", poisoned)
-    with pytest.raises(train.TrainError, match=r"step 10: the loss of text->image is nan.*--lr"):
+    monkeypatch.setattr(runs, "draw_batch", poisoned)
+    with pytest.raises(runs.RunError, match=r"step 10: the loss of text->image is nan.*--lr"):
         train.main(flags())
-    assert train.load(str(tmp_path / "run" / "model.pt"))["step"] == 5
+    assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 5
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
 
 
 def test_checkpoint_is_never_half_written(tmp_path, monkeypatch):
     """Otherwise a kill while saving loses the run: the old file must survive."""
     path = str(tmp_path / "model.pt")
-    train.save(path, {"step": 1})
+    runs.save_checkpoint(path, {"step": 1})
 
     def dies(obj, file):
         Path(file).write_bytes(b"half")
@@ -208,8 +214,8 @@ def test_checkpoint_is_never_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", dies)
     with pytest.raises(KeyboardInterrupt):
-        train.save(path, {"step": 2})
-    assert train.load(path)["step"] == 1
+        runs.save_checkpoint(path, {"step": 2})
+    assert runs.load_checkpoint(path)["step"] == 1
 
 
 @pytest.mark.parametrize("what", ["missing", "noise", "pickle", "truncated"])
@@ -223,19 +229,19 @@ def test_bad_checkpoint_is_one_line(tmp_path, what):
     elif what == "truncated":
         torch.save({"step": torch.zeros(1000)}, path)
         path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(train.TrainError, match=re.escape(str(path))) as error:
-        train.load(str(path))
+    with pytest.raises(runs.RunError, match=re.escape(str(path))) as error:
+        runs.load_checkpoint(str(path))
     assert "\n" not in str(error.value)
 
 
 def test_resume_refuses_other_settings(flags, tmp_path):
     """Otherwise half a run is trained with one learning rate and half with another."""
     train.main(flags())
-    with pytest.raises(train.TrainError, match=r"--lr was 0\.0001, now 0\.5"):
+    with pytest.raises(runs.RunError, match=r"--lr was 0\.0001, now 0\.5"):
         train.main(flags("--resume --lr 0.5"))
-    with pytest.raises(train.TrainError, match="--overwrite replaces"):
+    with pytest.raises(runs.RunError, match="--overwrite replaces"):
         train.main(flags())
-    assert train.load(str(tmp_path / "run" / "model.pt"))["step"] == 12
+    assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 12
 
 
 @pytest.mark.parametrize(
@@ -256,7 +262,7 @@ def test_resume_refuses_other_settings(flags, tmp_path):
 )
 def test_wrong_flags_are_one_clear_line(flags, tmp_path, wrong, says):
     """Otherwise a slip in the command ends in a traceback, or in another run than asked."""
-    errors = (train.TrainError, train.data.DataError, train.encoders.EncoderError, ValueError)
+    errors = (runs.RunError, train.data.DataError, train.encoders.EncoderError, ValueError)
     with pytest.raises(errors, match=re.escape(says)):
         train.main(flags(wrong))
     assert not (tmp_path / "run").exists()
@@ -278,7 +284,7 @@ def test_presets():
 def test_learning_rate():
     """Otherwise the paper's constant rate decays, or the cosine does not warm up and reach 0."""
     glyphs, paper = train.parse([]), train.parse(["--dataset", "coco"])
-    assert {train.lr_at(s, paper) for s in (0, 10, 99_999)} == {1e-4}
-    rates = [train.lr_at(s, glyphs) for s in range(glyphs.steps)]
+    assert {train.learning_rate(s, paper) for s in (0, 10, 99_999)} == {1e-4}
+    rates = [train.learning_rate(s, glyphs) for s in range(glyphs.steps)]
     assert rates[0] < 0.02 * glyphs.lr and max(rates) > 0.98 * glyphs.lr
     assert rates.index(max(rates)) == 99 and rates[-1] < 1e-5 * glyphs.lr

@@ -14,11 +14,14 @@ import pytest
 import torch
 from test_train import ROOT, same
 
+import pictures
+import runs
 import train
+import train_bridge
 
 CPU = torch.device("cpu")
 KINDS = ("bridge", "modality")
-DRAW = train.draw_losses
+DRAW = pictures.draw_losses
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def files(tmp_path_factory):
 def flags(files, tmp_path, monkeypatch):
     """flags("--steps 7", out="x"): the command line of a tiny run without its evaluation."""
     monkeypatch.setattr(train.evaluate, "main", lambda argv: None)
-    monkeypatch.setattr(train, "draw_losses", lambda *a: None)  # a second each
+    monkeypatch.setattr(pictures, "draw_losses", lambda *a: None)  # a second each
 
     def make(more="", out="run"):
         small = "--tokens 4 --dim 6 --width 16 --heads 2 --layers 1 --conv 16 --batch 16 --lr 1e-3"
@@ -63,7 +66,7 @@ def flat(tree, path=""):
 
 
 def saved(folder, direction="y->x"):
-    return train.load(str(folder / "model.pt"))["sides"][direction]
+    return runs.load_checkpoint(str(folder / "model.pt"))["learners"][direction]
 
 
 def log_of(folder):
@@ -74,7 +77,7 @@ def log_of(folder):
 def one_side(flags, more=""):
     args = train.parse(flags(more))
     args.amp = "off"
-    return train.bridges(args, CPU, 0, 1)[0][0]
+    return train_bridge.make_learners(args, CPU, 0, 1)[0][0]
 
 
 # -- reproducible, resumable
@@ -86,7 +89,7 @@ def one_side(flags, more=""):
 def test_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, more):
     """Otherwise weights, average, moments, an optimiser or the turn hang on more than the step."""
     train.main(flags(more, "whole"))
-    real = train.bridge_batch
+    real = train_bridge.draw_batch
 
     def dies(side, step, *mine):
         if step == 8:
@@ -94,10 +97,13 @@ def test_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, more):
         return real(side, step, *mine)
 
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(train, "bridge_batch", dies)
+        m.setattr(train_bridge, "draw_batch", dies)
         train.main(flags(more, "killed"))
     train.main(flags(f"{more} --resume", "killed"))
-    a, b = (train.load(str(tmp_path / k / "model.pt"))["sides"] for k in ("whole", "killed"))
+    a, b = (
+        runs.load_checkpoint(str(tmp_path / k / "model.pt"))["learners"]
+        for k in ("whole", "killed")
+    )
     assert same(flat(a), flat(b))  # net, ema, scaler, optimizers, shapes
     log = log_of(tmp_path / "whole")
     assert log == log_of(tmp_path / "killed") and len(log) == 3 * len(a)
@@ -107,12 +113,14 @@ def test_seeds_differ_and_so_do_directions(flags):
     """Otherwise --seed does nothing, or the two directions see the same pairs and noises."""
     sides = [one_side(flags, f"--seed {k}") for k in (0, 1)]
     assert not torch.equal(*(side.net.net.embed.weight for side in sides))
-    a, b = (train.bridge_batch(side, 3) for side in sides)
+    a, b = (train_bridge.draw_batch(side, 3) for side in sides)
     assert not torch.equal(a[0], b[0]) and not torch.equal(a[2].eps, b[2].eps)
-    there, back = train.bridges(train.parse(flags("--dataset latents")), CPU, 0, 1)[0]
+    there, back = train_bridge.make_learners(train.parse(flags("--dataset latents")), CPU, 0, 1)[0]
     assert (there.direction, back.direction) == train.DIRECTIONS
     assert there.shapes == back.shapes[::-1] == [[7], [11]]
-    assert not torch.equal(train.bridge_batch(there, 3)[0], train.bridge_batch(back, 3)[1])
+    assert not torch.equal(
+        train_bridge.draw_batch(there, 3)[0], train_bridge.draw_batch(back, 3)[1]
+    )
 
 
 def test_training_learns(flags, tmp_path):
@@ -122,7 +130,7 @@ def test_training_learns(flags, tmp_path):
     assert L_pred[0] > 0.3 and L_pred[-1] < 0.5 * L_pred[0]
     side = one_side(flags)
     side.load(saved(tmp_path / "run"))
-    y, x, _ = train.bridge_batch(side, 0)
+    y, x, _ = train_bridge.draw_batch(side, 0)
     x_hat, x = side.ema.module.sample(y, 1)[0], side.ema.module.scale_x(x)
     error = lambda guess: (guess - x).square().mean()
     assert error(x_hat) < 0.6 * error(x_hat.roll(1, 0))
@@ -131,7 +139,7 @@ def test_training_learns(flags, tmp_path):
 def test_batches_are_slices_of_one_global_batch(flags):
     """Otherwise two processes train on other pairs or noises than one process would."""
     side = one_side(flags)
-    whole, half, later = (train.bridge_batch(side, *a) for a in ([3], [3, slice(8, 16)], [4]))
+    whole, half, later = (train_bridge.draw_batch(side, *a) for a in ([3], [3, slice(8, 16)], [4]))
     assert [tuple(a.shape) for a in half[:2]] == [(8, 7), (8, 1, 8, 8)]
     for a, b, c in zip(*((*batch[:2], *batch[2]) for batch in (whole, half, later)), strict=True):
         assert torch.equal(a[8:], b) and not torch.equal(a, c)
@@ -143,10 +151,10 @@ def test_two_processes_equal_one(flags, tmp_path):
     train.main(flags(more, "one"))
     code = """if True:
         import os, sys, torch._dynamo, train  # AdamW imports it, late
-        train.draw_losses = print
+        pictures.draw_losses = print
         other = os.fork()  # so the imports are paid once; torch has not computed yet
         os.environ["RANK"] = "0" if other else "1"
-        train.run(train.parse(sys.argv[1:]))
+        train.train(train.parse(sys.argv[1:]))
         sys.exit(other and os.waitpid(other, 0)[1] != 0)"""
     group = {"WORLD_SIZE": "2", "MASTER_PORT": str(10_000 + os.getpid() % 10_000)}
     group |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -169,7 +177,8 @@ def test_two_processes_equal_one(flags, tmp_path):
 def test_turns():
     """Otherwise the three procedures are not LD's: who moves when, and who is there to move."""
     turns = lambda more: [
-        train.turn_of(s, train.parse(f"--model bridge --steps 9 {more}".split())) for s in range(9)
+        train_bridge.turn_of(s, train.parse(f"--model bridge --steps 9 {more}".split()))
+        for s in range(9)
     ]
     assert turns("--ratio 1") == (["modality", "bridge"] * 5)[:9]
     assert turns("--ratio 2") == ["modality", "bridge", "bridge"] * 3
@@ -189,26 +198,26 @@ def test_only_the_one_whose_turn_it_is_moves(flags, procedure, step, moves):
     """Otherwise a frozen half drifts by gradient, weight decay or momentum; or the rates swap."""
     side = one_side(flags, f"--lr-modality 3e-3 --cosine --procedure {procedure}")
     for k in (0, 1, 6):  # until each half has had a turn, and has momentum
-        train.bridge_step(side, train.bridge_batch(side, 9), k)
+        train_bridge.train_step(side, train_bridge.draw_batch(side, 9), k)
     optimizers, moments = side.optimizers, side.net.moments.clone()
     halves = {k: optimizers[k].param_groups[0]["params"] for k in KINDS}
     for name, p in side.net.named_parameters():
         assert any(p is q for q in halves["bridge" if name.startswith("net.") else "modality"])
     half = lambda k: flat([halves[k], [optimizers[k].state[p] for p in halves[k]]])
     before = {k: {n: v.clone() for n, v in half(k).items()} for k in KINDS}
-    train.bridge_step(side, train.bridge_batch(side, step), step)
+    train_bridge.train_step(side, train_bridge.draw_batch(side, step), step)
     for k in KINDS:
         moved = [n for n, v in half(k).items() if not torch.equal(v, before[k][n])]
         assert 2 * len(moved) > len(before[k]) if k in moves else not moved
         if k in moves:
-            rate = {"bridge": 1e-3, "modality": 3e-3}[k] * train.decay_at(step, side.args)
+            rate = {"bridge": 1e-3, "modality": 3e-3}[k] * train_bridge.decay_at(step, side.args)
             assert optimizers[k].param_groups[0]["lr"] == pytest.approx(rate)
     assert not torch.equal(moments, side.net.moments)
 
 
 def test_learning_rate_restarts_for_the_second_of_two_steps():
     """Otherwise the bridge of a two-step run is trained with what the modality models left over."""
-    rate = lambda step, more="": train.decay_at(
+    rate = lambda step, more="": train_bridge.decay_at(
         step, train.parse(f"--model bridge --steps 800 {more}".split())
     )
     two = "--procedure two-step --cosine"
@@ -238,44 +247,47 @@ def test_mixed_precision_trains(flags, tmp_path):
 
 def test_nan_stops_with_the_step_and_keeps_the_checkpoint(flags, tmp_path, monkeypatch):
     """Otherwise a NaN run goes on for hours, or overwrites its last good checkpoint."""
-    real = train.bridge_batch
+    real = train_bridge.draw_batch
 
     def poisoned(side, step, *rest):
         y, x, noise = real(side, step, *rest)
         return y * float("nan") if step >= 7 else y, x, noise
 
-    monkeypatch.setattr(train, "bridge_batch", poisoned)
-    with pytest.raises(train.TrainError, match=r"step 10: the loss of y->x is nan.*--lr"):
+    monkeypatch.setattr(train_bridge, "draw_batch", poisoned)
+    with pytest.raises(runs.RunError, match=r"step 10: the loss of y->x is nan.*--lr"):
         train.main(flags())
-    assert train.load(str(tmp_path / "run" / "model.pt"))["step"] == 5
+    assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 5
     assert all(v.isfinite().all() for v in flat(saved(tmp_path / "run")).values())
 
 
 def test_resume_refuses_other_settings(flags, tmp_path):
     """Otherwise half a run is trained with one temperature and half with another."""
     train.main(flags())
-    with pytest.raises(train.TrainError, match=r"--tau was 0\.07, now 0\.5"):
+    with pytest.raises(runs.RunError, match=r"--tau was 0\.07, now 0\.5"):
         train.main(flags("--resume --tau 0.5"))
-    with pytest.raises(train.TrainError, match="--overwrite replaces"):
+    with pytest.raises(runs.RunError, match="--overwrite replaces"):
         train.main(flags())
-    assert train.load(str(tmp_path / "run" / "model.pt"))["args"]["tau"] == 0.07
+    assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["args"]["tau"] == 0.07
 
 
 def test_checkpoint(flags, tmp_path, monkeypatch):
     """Otherwise evaluate.py cannot rebuild the bridge, takes half a run for a whole one, or a run
     of arrays loads encoders it has no use for."""
-    real, seen = train.save, []
+    real, seen = runs.save_checkpoint, []
     note = lambda path, c: (seen.append((c["step"], c["finished"])), real(path, c))
-    monkeypatch.setattr(train, "save", note)
-    monkeypatch.setattr(train, "load_encoders", lambda *a: pytest.fail("encoders for arrays"))
-    assert train.run(train.parse(flags("--loss rec --w-nce 0")))
+    monkeypatch.setattr(runs, "save_checkpoint", note)
+    monkeypatch.setattr(runs, "load_encoders", lambda *a: pytest.fail("encoders for arrays"))
+    assert train.train(train.parse(flags("--loss rec --w-nce 0")))
     assert seen == [(5, False), (10, False), (12, False), (12, True)]
-    checkpoint, side = train.load(str(tmp_path / "run" / "model.pt")), saved(tmp_path / "run")
+    checkpoint, side = (
+        runs.load_checkpoint(str(tmp_path / "run" / "model.pt")),
+        saved(tmp_path / "run"),
+    )
     assert checkpoint["encoders"] == {} and side["shapes"] == [[7], [1, 8, 8]]
     moments = side["net"]["moments"]
     assert torch.equal(moments, side["ema"]["module.moments"]) and moments[2] != 0
     args = train.argparse.Namespace(**checkpoint["args"])
-    ema = train.AveragedModel(train.make_bridge(args, *side["shapes"]))
+    ema = train.AveragedModel(runs.make_bridge(args, *side["shapes"]))
     ema.load_state_dict(side["ema"])
     assert not same(ema.module.state_dict(), side["net"])  # it is an average
     assert {row[4] for row in log_of(tmp_path / "run")} == {"0"}  # --w-nce 0: no InfoNCE
@@ -307,7 +319,7 @@ def test_data_space_runs(flags, files, tmp_path):
 )
 def test_wrong_flags_are_one_clear_line(flags, tmp_path, wrong, says):
     """Otherwise a slip in the command ends in a traceback, or in another run than asked."""
-    with pytest.raises((train.TrainError, train.data.DataError, ValueError)) as error:
+    with pytest.raises((runs.RunError, train.data.DataError, ValueError)) as error:
         train.main(flags(wrong))
     assert says in str(error.value)
     assert "folder" in says or "\n" not in str(error.value)  # a missing set shows its tree
@@ -317,10 +329,10 @@ def test_wrong_flags_are_one_clear_line(flags, tmp_path, wrong, says):
 def test_flags_of_the_bridge_do_not_reach_the_translator():
     """Otherwise they are ignored in silence."""
     for name in ("glyph-sr", "glyph-names", "pairs"):
-        with pytest.raises(train.TrainError, match=f"{name} has .* they are for --model bridge"):
+        with pytest.raises(runs.RunError, match=f"{name} has .* they are for --model bridge"):
             train.parse(["--dataset", name])
     for flag in ("--procedure two-step", "--w-nce 0", "--no-data-space"):
-        with pytest.raises(train.TrainError, match="is not a flag of --model translator"):
+        with pytest.raises(runs.RunError, match="is not a flag of --model translator"):
             train.parse(flag.split())
 
 
@@ -336,6 +348,6 @@ def test_presets():
     assert 10_000 > glyphs.steps > 1000 > quick.steps > parse("--quick --steps 5").steps == 5
     assert not parse("--no-cosine").cosine and parse("--quick --lr 1").lr == 1
     assert (glyphs.out, quick.out) == ("runs/glyph-sr-bridge", "runs/glyph-sr-bridge-quick")
-    assert train.data_options(parse("--dataset glyph-solids")) == {"poses": 4}
+    assert runs.data_options(parse("--dataset glyph-solids")) == {"poses": 4}
     names = parse("--dataset glyph-names")
     assert (names.text_encoder, faces.text_encoder) == (train.parse([]).text_encoder, None)

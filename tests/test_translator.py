@@ -81,7 +81,7 @@ def impulses(tr, c, steps, eta):
     rows = torch.cat([torch.zeros(1, n * H2), torch.eye(n * H2)]).view(-1, n, H2)
     noise = iter(rows.unbind(1))
     start, randn = next(noise), lambda shape, device: next(noise, torch.zeros(shape))
-    z_0 = tr.cdim(c.expand(len(rows), -1), start, steps, 0.0, eta, randn)
+    z_0 = tr.ddim_sample(c.expand(len(rows), -1), start, steps, 0.0, eta, randn)
     gains = z_0[1:] - z_0[0]
     return z_0[0], gains.T @ gains
 
@@ -225,10 +225,10 @@ def test_ddim_in_one_step_is_the_estimate():
         tr, c, start = exact(), torch.randn(B, H1), torch.randn(B, H2)
         draws = []
         randn = lambda shape, device, draws=draws: draws.append(torch.randn(shape)) or draws[-1]
-        one, want = tr.cdim(c, start, 1, eta=eta, randn=randn), tr.denoise(start, 1000, c)
+        one, want = tr.ddim_sample(c, start, 1, eta=eta, randn=randn), tr.denoise(start, 1000, c)
         wide = eta * (1 - tr.alpha[1000]).sqrt()
         grade(one, want, {late: want + wide * draws[-1]} if eta else {}, what="one step")
-        many = tr.cdim(c, start, 4, eta=0.0)
+        many = tr.ddim_sample(c, start, 4, eta=0.0)
         z_t = start
         for t, s in ((1000, 750), (750, 500), (500, 250)):
             z_t = ddim_step(z_t, tr.denoise(z_t, t, c), tr.alpha[t], tr.alpha[s])
@@ -315,7 +315,7 @@ def test_guided_std(impl):
     tr.net = Exact(tr, lambda c: c @ MAP, torch.tensor(0.25), torch.tensor(1.0))
     start = torch.stack([torch.zeros(H2), torch.ones(H2)])  # affine: two starts tell the std
     for omega in (-1.0, 1.0):
-        std = tr.cdim(c, start, 1000, omega).diff(dim=0).mean().item()
+        std = tr.ddim_sample(c, start, 1000, omega).diff(dim=0).mean().item()
         what = f"the std of samples guided by omega = {omega}, 1000 steps,"
         grade(std, 0.5 * 0.25 ** (omega / 2), rtol=0.06, what=what)  # the steps cost 0.01
     impl.number("std of guided samples", std, 0.238, 0.001)
@@ -342,7 +342,7 @@ def test_measured_omega(impl):
 def test_guided_step_is_one_call():
     """Otherwise guidance costs two network calls a step instead of one of twice the batch."""
     tr = exact()
-    tr.cdim(torch.randn(B, H1), torch.randn(B, H2), 3, omega=2.0)
+    tr.ddim_sample(torch.randn(B, H1), torch.randn(B, H2), 3, omega=2.0)
     assert tr.net.calls == [2 * B] * 3
 
 
@@ -574,7 +574,7 @@ def test_eq5_and_eq6(objective):
     tr, c, z = fitted(objective)
     c = c[:B]
     how = dict(steps=3, randn=fixed_randn())
-    cM, F = tr.parts(c, K=1, **how)
+    cM, F = tr.terms(c, K=1, **how)
     torch.testing.assert_close(F.norm(dim=1), torch.ones(B))
     sample = tr.sample(c, K=1, steps=3, randn=fixed_randn())
     if objective == "residual":
@@ -654,7 +654,7 @@ def test_recon_through_unrolled_ddim():
     at_T = torch.arange(24) % 8 == 0
     L_recon = tr.loss(c[:24], z[:24], noise, gamma=1.3, recon_steps=3)[1]
     c_s = tr.scale_c(c[:24])[at_T]
-    F = tr.F(tr.cdim(c_s, noise.eps[at_T], 3), c_s)
+    F = tr.F(tr.ddim_sample(c_s, noise.eps[at_T], 3), c_s)
     want = (z[:24][at_T] * tr.z_scale - tr.M(c_s) - 1.3 * F).abs().mean()
     torch.testing.assert_close(L_recon, want)
     L_recon.backward()

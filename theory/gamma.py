@@ -534,7 +534,7 @@ def measured(held):
     table["at gamma_star - sweep's best"] = reached["gamma_star"] - top
     torch.manual_seed(0)
     c, z = held.raw_c[:1000], held.z[:1000]
-    F = {K: held.translator.parts(c, K=K, steps=2, omega=0.0)[1] for K in (1, 2, 4, 8, 16)}
+    F = {K: held.translator.terms(c, K=K, steps=2, omega=0.0)[1] for K in (1, 2, 4, 8, 16)}
     sampled = {K: cos(z, x.double()).mean().item() for K, x in F.items()}
     R = max(sampled[1], 1e-6) ** 0.5
     for K, x in sampled.items():

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure  # draws without a display
 
-import data
 import encoders
-import evaluate
-import train
+import glyphs
+import runs
+import scores
 
 NEEDS = "needs a condition"
-EXPECTED = (data.DataError, encoders.EncoderError, train.TrainError, ValueError)
+EXPECTED = (glyphs.DataError, encoders.EncoderError, runs.RunError, ValueError)
 
 
 def need(ok, message, value=None):
@@ -87,34 +87,34 @@ class Held(NamedTuple):
     M_hat_c: torch.Tensor  # (N, h2)   c M_hat, least squares with a bias, on the training pairs
     gamma: float  # the run's own
     independent: np.ndarray  # rows, at most one of each group of pairs that share anything
-    translator: torch.nn.Module  # for other samples: translator.parts(raw c, ...)
+    translator: torch.nn.Module  # for other samples: translator.terms(raw c, ...)
     raw_c: torch.Tensor  # (N, h1)   float32
 
 
 def held_out(folder, split="test", limit=2000):
     """{direction: Held} of at most `limit` pairs, the same whenever asked.
 
-    Raises EvaluateError, TrainError, DataError or EncoderError: see evaluate.Run."""
-    saved = evaluate.checkpoint(folder)
+    Raises RunError, RunError, DataError or EncoderError: see runs.TranslatorRun."""
+    saved = runs.read_run(folder)
     if saved["args"].get("model", "translator") != "translator":
-        raise evaluate.EvaluateError(f"{folder} is a bridge: these checks are about a translator")
-    run = evaluate.Run(folder, "cpu")
+        raise runs.RunError(f"{folder} is a bridge: these checks are about a translator")
+    run = runs.TranslatorRun(folder, "cpu")
     latents, training = run.latents(split)[1], run.latents("train")[1]
     rng = np.random.default_rng(0)
     rows = rng.permutation(latents.full)[:limit]
-    group = evaluate.groups(*latents.pairs.T)[rows]
+    group = scores.groups(*latents.pairs.T)[rows]
     independent = np.sort(np.unique(group, return_index=True)[1])
     fit_rows = np.sort(rng.permutation(training.full)[:50_000])
     return {
         d: held(run, d, latents.of(d, rows), training.of(d, fit_rows), independent)
-        for d in encoders.DIRECTIONS
+        for d in latents.DIRECTIONS
     }
 
 
 @torch.no_grad()
 def held(run, direction, pairs, training, independent):
     (c, z), net = pairs, run.translators[direction]
-    cM, F = run.parts(direction, c)
+    cM, F = run.terms(direction, c)
     with_one = lambda c: torch.cat([net.scale_c(c), torch.ones(len(c), 1)], 1).double()
     M_hat = torch.linalg.lstsq(with_one(training[0]), (training[1] * net.z_scale).double()).solution
     return Held(
@@ -170,7 +170,7 @@ def main(name, claims, figure, measured, draw, argv=None):
     table = {d: measured(h) for d, h in both.items()}
     print(f"{args.run}: {len(next(iter(both.values())).z)} held-out pairs")
     show_measured(table)
-    evaluate.write_json(os.path.join(args.run, f"theory-{name}.json"), table)
+    scores.write_json(os.path.join(args.run, f"theory-{name}.json"), table)
     fig = Figure(figsize=(9, 3.6), layout="constrained")
     for ax, (direction, h) in zip(fig.subplots(1, 2), both.items(), strict=True):
         draw(ax, h, direction)

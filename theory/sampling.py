@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from ddim_translator import ddim_step, make_alpha
-from latent_bridge import Kernel, dbim, grid, heun
+from latent_bridge import Kernel, dbim, heun
 from theory import report
 from theory.report import NEEDS, listed, need
 
@@ -281,7 +281,7 @@ def bridge_spread(sampler, n, kind="vp", mean=0.6, std=0.4):
 
 def booted(S, kind="vp", times="uniform"):
     """(mean, std) of dbim in S evaluations, eta = 0: its booting noise is the only one."""
-    run = lambda d, z, k, randn: dbim(d, z, k, grid(S, k.T, times), randn=randn)
+    run = lambda d, z, k, randn: dbim(d, z, k, time_grid(S, k.T, times), randn=randn)
     return bridge_spread(run, 1, kind)
 
 
@@ -326,7 +326,7 @@ def buried(kernel, size=1.0, n=100_000):
     """(p, p_rho7, left): the part of even times, and of 39 times of DDBM's rho-7 grid, at which the
     share is below a tenth; and the mean of 1 - share over even times."""
     even = (torch.arange(n, dtype=torch.float64) + 0.5) / n * kernel.T
-    rho7 = torch.tensor(grid(40, kernel.T, "karras")[1:-1])
+    rho7 = torch.tensor(time_grid(40, kernel.T, "karras")[1:-1])
     shares = [share(kernel, t, size) for t in (even, rho7)]
     return *((x < 0.1).double().mean().item() for x in shares), 1 - shares[0].mean().item()
 

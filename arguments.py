@@ -1,0 +1,182 @@
+"""
+arguments.py: the command lines of train.py and train_bridge.py.
+
+A paper has one set of numbers, a laptop needs smaller ones, and a first try smaller ones still. So
+a flag may have several defaults, and they stand in ONE place: its row in FLAGS of train.py or
+train_bridge.py, from where `--help` prints them. What counts, strongest first:
+
+    what you type  >  --quick  >  the row's `sets`, by name  >  the glyph sets  >  the paper
+
+Map      Flag, add     a row, and how argparse learns of it
+         shared_parser the flags of both scripts: data, encoders, the run
+         resolve       fills in what was not typed
+         check, positive            numbers that no run can have are refused before anything starts
+"""
+
+import argparse
+import math
+from typing import Any, NamedTuple
+
+import encoders
+from data import NAMES
+from data_pairs import PAIRS
+from devices import AMP
+from runs import RunError
+
+# The encoders of a data set that needs no download; all others start from CLIP, as in MT.
+ENCODERS = {"glyphs": ("pca:128", "tfidf:256"), "latents": ("none", "none")}
+CLIP = ("clip:ViT-B-32-quickgelu", "clip:ViT-B-32-quickgelu")
+
+
+class Flag(NamedTuple):
+    """A number of the method with all its defaults. None: as the column to its left."""
+
+    name: str  # as argparse stores it: "ddim_steps" is --ddim-steps
+    paper: Any  # the paper's value; its type is the flag's
+    glyphs: Any  # for the embedded sets, which fit minutes on two cores
+    quick: Any  # with --quick
+    help: str
+    choices: tuple = None
+    sets: dict = {}  # for single data sets: {"glyph-solids": 6000}
+
+    @property
+    def option(self):
+        return "--" + self.name.replace("_", "-")
+
+    def default(self, dataset, quick):
+        """The value where nothing was typed."""
+        value = self.paper
+        if dataset.startswith("glyph") and self.glyphs is not None:
+            value = self.glyphs
+        value = self.sets.get(dataset, value)
+        if quick and self.quick is not None:
+            value = self.quick
+        return value
+
+    def told(self):
+        """ "(100000; glyph sets 2800; --quick 250)", for --help."""
+        parts = [f"{self.paper}"]
+        if self.glyphs is not None:
+            parts.append(f"glyph sets {self.glyphs}")
+        parts += [f"{dataset} {value}" for dataset, value in self.sets.items()]
+        if self.quick is not None:
+            parts.append(f"--quick {self.quick}")
+        return f"({'; '.join(parts)})"
+
+
+def add(group, flag):
+    """Tell argparse of one Flag. None stands for "not typed": `resolve` fills it in."""
+    how = {"default": None, "help": f"{flag.help} {flag.told()}"}
+    if isinstance(flag.paper, bool):
+        how["action"] = argparse.BooleanOptionalAction  # --cosine and --no-cosine
+    elif flag.choices:
+        how["choices"] = flag.choices
+    else:
+        how["type"] = type(flag.paper)
+        how["metavar"] = flag.name.rpartition("_")[2].upper()
+    group.add_argument(flag.option, **how)
+
+
+def shared_parser(description, datasets, flags):
+    """The parser of a training script: `flags`, its own, after those of both scripts.
+
+    datasets: the names that it takes, the default first."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="Numbers in brackets are defaults: the paper's, then those of the embedded sets. "
+        "The values of a run are printed when it starts.",
+    )
+    data = parser.add_argument_group("data").add_argument
+    data("--dataset", default=datasets[0], help=f"{', '.join(datasets)} (default {datasets[0]})")
+    data("--data-dir", help="folder of the data set; nothing is downloaded into it")
+    data("--image-latents", help="latents: .npy or .npz, (N, h) image latents")
+    data(
+        "--text-latents", help="latents: .npy or .npz, (N, h) text latents, row by row the partners"
+    )
+    data("--groups", help="latents: .npy, (N,) ids; rows of one id are right answers to each other")
+    data("--celeba-train", action="store_true", help="celeba: train on it; MT only tests on it")
+    if set(datasets) & set(PAIRS):
+        data("--source-dir", help="pairs: folder of y; its files and those of x share their stems")
+        data("--target-dir", help="pairs: folder of x")
+        data(
+            "--size",
+            type=int,
+            help="image side: celebahq, ffhq (128), edges2handbags, shapenet (64)",
+        )
+
+    frozen = parser.add_argument_group("frozen encoders").add_argument
+    frozen("--image-encoder", help=encoders.SPECS["image"])
+    frozen("--text-encoder", help=encoders.SPECS["text"])
+    frozen("--image-pooling", help=f"hf: models: {', '.join(encoders.POOLINGS['image'])}")
+    frozen("--text-pooling", help=f"hf: models: {', '.join(encoders.POOLINGS['text'])}")
+    frozen("--download", action="store_true", help="allow fetching encoder weights")
+    frozen("--cache-dir", default="cache", help="where latents are kept (cache)")
+
+    run = parser.add_argument_group("run").add_argument
+    run("--out", help="run folder (runs/DATASET-translator or runs/DATASET-bridge)")
+    run("--quick", action="store_true", help="a real but small run: under a minute and a half")
+    run("--resume", action="store_true", help="go on with the run in --out")
+    run("--overwrite", action="store_true", help="replace the run in --out")
+    run("--seed", type=int, default=0, help="of weights, batches and noise (0)")
+    run("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    run("--amp", choices=tuple(AMP), help="mixed precision (CPU: off; GPU: bf16, else fp16)")
+    run("--save-every", type=int, default=500, help="steps between checkpoints (500)")
+
+    method = parser.add_argument_group("method and optimisation")
+    for flag in flags:
+        add(method, flag)
+    return parser
+
+
+def resolve(args, flags, model):
+    """Fill what was not typed. model: "translator" or "bridge", the end of the run's folder."""
+    for flag in flags:
+        if getattr(args, flag.name) is None:
+            setattr(args, flag.name, flag.default(args.dataset, args.quick))
+    # Pairs of arrays have no frozen encoders; glyph-names are the latents of the glyphs.
+    if args.dataset not in PAIRS:
+        source = "glyphs" if args.dataset == "glyph-names" else args.dataset
+        image, text = ENCODERS.get(source, CLIP)
+        args.image_encoder = args.image_encoder or image
+        args.text_encoder = args.text_encoder or text
+    quick = "-quick" if args.quick else ""
+    args.out = args.out or f"runs/{args.dataset}-{model}{quick}"
+    return args
+
+
+def check(args, positives, shares):
+    """RunError for values that no run can have.
+
+    positives: names of numbers that must be above 0; shares: of numbers between 0 and 1."""
+    for name in ("save_every", *positives):
+        if getattr(args, name) is not None:
+            positive("--" + name.replace("_", "-"), getattr(args, name))
+    for name in shares:
+        # A dropout or an average of exactly 1 would forget everything.
+        below = 1 if name in ("dropout", "ema") else 1.0001
+        if not 0 <= getattr(args, name) < below:
+            raise RunError(f"--{name.replace('_', '-')} is a share between 0 and 1")
+
+
+def positive(flag, value):
+    """The number that `value` (a number or a word) says. RunError unless it is above 0, finite."""
+    try:
+        if 0 < float(value) < math.inf:
+            return float(value)
+    except ValueError:
+        pass
+    auto = " (or auto)" if flag == "--gamma" else ""
+    raise RunError(f"{flag} {value}: a positive number is needed{auto}")
+
+
+def known(dataset, names):
+    """RunError unless the script takes this data set: the other script may."""
+    if dataset in names:
+        return
+    if dataset in PAIRS or dataset == "glyph-names":
+        raise RunError(f"{dataset} has pairs of arrays: they are for train_bridge.py")
+    raise RunError(f"no data set {dataset!r}; there are {', '.join(names)}")
+
+
+TRANSLATOR_SETS = tuple(NAMES)
+BRIDGE_SETS = ("glyph-sr", "glyph-names", *[n for n in PAIRS if n != "glyph-sr"], *NAMES)

@@ -1,0 +1,92 @@
+"""
+devices.py: on which device, in how many processes, and in which precision a script computes.
+
+A student on a laptop needs none of this: one process, the CPU, 32-bit floats. On GPUs there are
+two ways to go faster, and both are written out here and in the training scripts:
+
+Mixed precision   The forward pass runs in 16 bits, which a GPU multiplies many times faster. The
+                  weights stay in 32 bits, since a step changes them by less than 16 bits can tell.
+                  bf16 has the range of float32 and 3 decimal digits. fp16 has 4 digits, but
+                  numbers below 6e-8 become 0: then the loss has to be scaled (see `train_step`).
+Data parallelism  `torchrun --nproc_per_node=4 train.py ...` starts four processes. Each has the
+                  same weights and works on a quarter of every batch. After the backward pass they
+                  exchange gradients and take the mean, so that all make the same step.
+
+Letters  rank: the number of this process, 0, 1, ...; process 0 alone prints and writes files
+         world: how many processes there are
+"""
+
+import os
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn
+
+AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class DeviceError(ValueError):
+    """One line: which device cannot be used, and why."""
+
+
+def usable(device):
+    """torch.device of "cpu", "cuda", "cuda:1", ...; "auto" is a GPU where there is one.
+
+    Raises DeviceError if torch cannot put a tensor there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    # The name alone says little: only the first tensor shows whether the driver works.
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(f"--device {device}: {reason}") from None
+    return torch.device(device)
+
+
+def start_processes(device):
+    """-> (rank, world, device). Under torchrun the processes form a group, else rank 0 of 1."""
+    # torchrun tells each process its place by environment variables.
+    rank = int(os.environ.get("RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if world > 1 and device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"  # one GPU a process
+    device = usable(device)
+    # nccl exchanges tensors between GPUs, gloo between CPUs.
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return rank, world, device
+
+
+def choose_amp(amp, device):
+    """The default of --amp: off on a CPU; on a GPU bf16 where the hardware has it, else fp16."""
+    if amp is not None:
+        return amp
+    if device.type != "cuda":
+        return "off"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def average_gradients(parameters, world):
+    """Replace each gradient by its mean over all processes.
+
+    Each process has the gradient of the mean loss over its slice of the batch. The slices are of
+    one size, so the mean of these gradients is the gradient of the whole batch's loss."""
+    gradients = [p.grad for p in parameters]
+    # One long message is sent faster than a hundred short ones.
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)  # now the sum over processes, the same in each
+    mean = flat / world
+    # Back into the shapes of the parameters.
+    sizes = [g.numel() for g in gradients]
+    for gradient, part in zip(gradients, mean.split(sizes), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def gather_all(z):
+    """z (B, ...) of every process, one after the other, with gradients back to each.
+
+    InfoNCE compares a pair with all others of the batch, so it needs the batch of all processes."""
+    return torch.cat(dist.nn.all_gather(z))
