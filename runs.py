@@ -9,7 +9,7 @@ Training goes through the map from top to bottom; evaluation begins with the las
 
 Map      data_options, load_latents, bridge_pairs   arguments -> data, frozen encoders, latents
          make_bridge                                arguments -> an untrained bridge
-         draw_batch, warmup_cosine                  what every step of training needs
+         draw_batch, learning_rate                  what every step of training needs
          save_checkpoint, load_checkpoint           one file, written whole or not at all
          RunFolder                                  the folder while a run is trained
          TranslatorRun, BridgeRun                   RUN/model.pt read back, to be evaluated
@@ -195,6 +195,12 @@ def warmup_cosine(step, steps, warmup=100):
     up = min(1, (step + 1) / warmup)
     down = 0.5 * (1 + math.cos(math.pi * step / steps))
     return up * down
+
+
+def learning_rate(step, args):
+    """The translator's learning rate at a step: --lr, on the curve above with --cosine."""
+    factor = warmup_cosine(step, args.steps) if args.cosine else 1.0
+    return args.lr * factor
 
 
 def cpu_randn(seed):

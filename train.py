@@ -33,7 +33,7 @@ from devices import AMP, average_gradients, choose_amp, start_processes
 from encoders import EncoderError
 from latents import DIRECTIONS
 from pictures import draw_losses
-from runs import RunError, RunFolder, cpu_randn, draw_batch, load_latents, warmup_cosine
+from runs import RunError, RunFolder, cpu_randn, draw_batch, learning_rate, load_latents
 
 LOSSES = ("loss", "L_recon", "L_ddim")
 
@@ -128,11 +128,6 @@ class Learner:
     def load(self, state):
         for k in ("net", "ema", "optimizer", "scaler"):
             getattr(self, k).load_state_dict(state[k])
-
-
-def learning_rate(step, args):
-    factor = warmup_cosine(step, args.steps) if args.cosine else 1.0
-    return args.lr * factor
 
 
 def train_step(learner, batch, step, args, device, world=1):

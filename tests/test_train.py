@@ -284,7 +284,7 @@ def test_presets():
 def test_learning_rate():
     """Otherwise the paper's constant rate decays, or the cosine does not warm up and reach 0."""
     glyphs, paper = train.parse([]), train.parse(["--dataset", "coco"])
-    assert {train.learning_rate(s, paper) for s in (0, 10, 99_999)} == {1e-4}
-    rates = [train.learning_rate(s, glyphs) for s in range(glyphs.steps)]
+    assert {runs.learning_rate(s, paper) for s in (0, 10, 99_999)} == {1e-4}
+    rates = [runs.learning_rate(s, glyphs) for s in range(glyphs.steps)]
     assert rates[0] < 0.02 * glyphs.lr and max(rates) > 0.98 * glyphs.lr
     assert rates.index(max(rates)) == 99 and rates[-1] < 1e-5 * glyphs.lr
