@@ -1,13 +1,30 @@
 """
-encoders.py
+encoders.py: frozen encoders E(x), which turn a picture or a caption into a vector, its latent.
+
+MT never sees a pixel or a word. It translates vectors into vectors, and the vectors come from
+encoders that are frozen. Some have been trained by others (CLIP, BERT, DINOv2: pretrained.py). Two
+are fitted in seconds, and are here, for a laptop without downloads: PCA for pictures and TF-IDF for
+captions. They are fitted on the training split alone: a test item must not shape its own latent.
+
+    E = make("pca", "image", fit_on=training_images)
+    E([picture, picture])                -> (2, 128) float32
+
+Specs    pca[:128]               image   the directions in which the training pixels vary most
+         tfidf[:256]             text    weighted counts of words, reduced by an SVD
+         clip:NAME[@WEIGHTS]     both    open_clip's models; WEIGHTS is a tag or a file. CLIP
+                                         ViT-B/32 gives 512 numbers, ViT-L/14 768, RN50x4 640
+         bert, dinov2, hf:ID     one     Hugging Face models (768, 1024 numbers); ID or a folder
+         none                    both    the items are latents already
+Map      Encoder                 what all of them share
+         make, from_state        an encoder by its spec; the same one, from a checkpoint
+         fit_pca, pca            pictures without a network
+         fit_tfidf, tfidf        captions without a network
+         (latents.py applies an encoder to a whole data set, and keeps the result on disk)
+Letters  N items   n items of a batch   d width of a latent   D numbers of an item: pixels, terms
+Try      python encoders.py image pca             (or: text bert --download)
 """
 
 import argparse
-import contextlib
-import difflib
-import functools
-import json
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -16,48 +33,50 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from data import NAMES, DataError, load
 from glyphs import digest
+from pretrained import POOLINGS, PROBE, EncoderError, clip, hugging_face, reason
 
+# For --help and for error messages.
 SPECS = {
     "image": "pca[:128], clip:NAME[@WEIGHTS], dinov2, hf:ID_OR_FOLDER, none",
     "text": "tfidf[:256], clip:NAME[@WEIGHTS], bert, hf:ID_OR_FOLDER, none",
 }
+# MT's own choices, by their short names.
+ALIASES = {
+    ("image", "dinov2"): "hf:facebook/dinov2-large",
+    ("text", "bert"): "hf:bert-base-uncased",
+}
 
 
-ALIASES = {"image dinov2": "hf:facebook/dinov2-large", "text bert": "hf:bert-base-uncased"}
+# --------------------------------------------------------------------------------------------------
+# What all encoders share
 
-
-POOLINGS = {"image": ["pooler", "cls", "mean", "cls+mean"], "text": ["cls", "pooler", "mean"]}
-
-
+# The fields of an Encoder that a checkpoint keeps.
 STATE = ("spec", "modality", "fingerprint", "dim", "pooling", "arrays")
 
 
-SIDE = 32  # pixels that PCA sees
-
-
-PROBE = "Two cafés, 3.5 km apart: the 2nd isn't OPEN!"  # its token ids tell tokenizers apart
-
-
-class EncoderError(Exception):
-    """Bad input: one line that says what was wrong, where, and what to do."""
-
-
 class Encoder(NamedTuple):
-    """encoder(items) -> (n, dim) float32, raw; made by `make` or `from_state`. Items: PIL images,
-    strings, or for the spec `none` vectors (dim is None if `make` saw none)."""
+    """encoder(items) -> (n, dim) float32, raw: neither centred nor of unit length.
+
+    Items are PIL images, strings, or for the spec `none` vectors. The work is cut in two:
+      prepare   one item -> what the model takes: decode, resize, crop. Reading from disk is slow,
+                so latents.py does this in threads, one batch ahead
+      run       n prepared items -> (n, dim). The computation, on the device, for a whole batch
+    Two encoders with the same fingerprint give the same latents. It is a hash of all that decides
+    about them: weights, vocabulary, preprocessing, pooling; not of the path, so a folder may move.
+    Latents in the cache and networks trained on them belong to one fingerprint: weights that have
+    changed under the same name would put new vectors before a network that knows the old ones."""
 
     spec: str
-    modality: str
-    fingerprint: str  # 16 hex digits: change with the weights, the pooling, the preprocessing
-    dim: int | None
-    prepare: Callable  # one item -> what `run` takes; `encode` calls it in its reader threads
-    run: Callable  # n prepared items -> (n, dim)
+    modality: str  # "image" or "text"
+    fingerprint: str  # 16 hex digits
+    dim: int | None  # None: `none` before it has seen a vector
+    prepare: Callable
+    run: Callable
     pooling: str | None = None
-    arrays: dict = {}  # pca, tfidf: all there is to them
+    arrays: dict = {}  # pca, tfidf: what was fitted, enough to make the encoder again
     decode: Callable | None = None  # pca: (N, dim) -> (N, H, W) or (N, H, W, 3) in [0, 1]
 
     def __call__(self, items):
@@ -65,17 +84,24 @@ class Encoder(NamedTuple):
 
     @torch.no_grad()
     def embed(self, prepared):
+        """(n, dim) float32 of n prepared items. EncoderError if `run` gives another shape."""
         n = len(prepared)
-        z = np.asarray(self.run(prepared) if n else np.zeros((0, self.dim or 0)), np.float32)
-        if z.ndim != 2 or z.shape != (n, self.dim or z.shape[1]):
+        # If all files of a batch are broken, no item is left, and to stack nothing is an error.
+        z = self.run(prepared) if n else np.zeros((0, self.dim or 0))
+        z = np.asarray(z, np.float32)
+        if z.shape != (n, self.dim or z.shape[-1]):
             raise EncoderError(f"{self.spec}: expected latents ({n}, {self.dim}), got {z.shape}")
         return z
 
     def state(self):
         """What a checkpoint keeps of this encoder; torch.load(weights_only=True) can read it."""
-        tensor = lambda v: torch.tensor(v) if isinstance(v, np.ndarray) else v
-        arrays = {k: tensor(v) for k, v in self.arrays.items()}
-        return {**{name: getattr(self, name) for name in STATE}, "arrays": arrays}
+        fields = {name: getattr(self, name) for name in STATE}
+        # weights_only knows tensors, and refuses NumPy's arrays.
+        fields["arrays"] = {
+            name: torch.tensor(value) if isinstance(value, np.ndarray) else value
+            for name, value in self.arrays.items()
+        }
+        return fields
 
 
 def make(spec, modality, fit_on=None, device="cpu", download=False, pooling=None):
@@ -86,34 +112,54 @@ def make(spec, modality, fit_on=None, device="cpu", download=False, pooling=None
     Raises EncoderError for a wrong name and for weights that are missing or cannot be trusted."""
     if modality not in SPECS:
         raise EncoderError(f"no modality {modality!r}: say image or text")
-    kind, colon, arg = ALIASES.get(f"{modality} {spec}", spec).partition(":")
+    # "pca:64" -> "pca", ":", "64"; "pca" -> "pca", "", "".
+    kind, colon, rest = ALIASES.get((modality, spec), spec).partition(":")
     if pooling and (kind != "hf" or pooling not in POOLINGS[modality]):
         raise EncoderError(f"{spec}: no pooling {pooling!r}; hf: has {POOLINGS[modality]}")
+
     if kind == "clip":
-        return clip(spec, modality, device, download)
+        prepare, run, fingerprint = clip(spec, modality, device, download)
+        return measured(Encoder(spec, modality, fingerprint, None, prepare, run))
     if kind == "hf":
-        return hugging_face(spec, arg, modality, device, download, pooling or POOLINGS[modality][0])
+        pooling = pooling or POOLINGS[modality][0]
+        prepare, run, fingerprint = hugging_face(spec, rest, modality, device, download, pooling)
+        return measured(Encoder(spec, modality, fingerprint, None, prepare, run, pooling))
     if spec == "none":
         dim = None if fit_on is None else len(fit_on[0])
         return Encoder(spec, modality, digest(spec), dim, np.asarray, np.stack)
-    name, width, fit = dict(image=("pca", 128, fit_pca), text=("tfidf", 256, fit_tfidf))[modality]
-    if kind != name or colon and not re.fullmatch("[1-9][0-9]*", arg):
+
+    # What is left has to be pca for images or tfidf for text, maybe with a width.
+    fitted = "pca" if modality == "image" else "tfidf"
+    if kind != fitted or (colon and not re.fullmatch("[1-9][0-9]*", rest)):
         raise EncoderError(f"no {modality} encoder {spec!r}; there are {SPECS[modality]}")
     if fit_on is None:
         raise EncoderError(f"{spec}: needs the training split's {modality}s to be fitted on")
-    return fit(spec, fit_on, int(arg or width))
+    if modality == "image":
+        return fit_pca(spec, fit_on, int(rest or 128))
+    return fit_tfidf(spec, fit_on, int(rest or 256))
+
+
+def measured(encoder):
+    """The encoder with its width, found by trying it on one item."""
+    try:
+        item = PROBE if encoder.modality == "text" else Image.new("RGB", (40, 30))
+        return encoder._replace(dim=encoder([item]).shape[1])
+    except Exception as error:  # whatever a model that does not fit raises
+        raise EncoderError(f"{encoder.spec} cannot encode one item: {reason(error)}") from error
 
 
 def from_state(state, device="cpu", download=False):
     """The encoder whose `state()` this is: pca and tfidf from their arrays, others from the weights
     they name. EncoderError if those are not the weights that the checkpoint was trained with."""
     try:
-        spec, modality, trained, dim, pooling, arrays = (state[k] for k in STATE)
+        spec, modality, trained, dim, pooling, arrays = (state[name] for name in STATE)
     except (KeyError, TypeError) as error:
         raise EncoderError(f"this is not the state of an encoder: no {error}") from error
     if arrays:
+        # A fitted encoder travels whole, in the checkpoint: the training set is not needed again.
         arrays = {k: v.cpu().numpy() if torch.is_tensor(v) else v for k, v in arrays.items()}
-        encoder = (pca if modality == "image" else tfidf)(spec, arrays)
+        rebuild = pca if modality == "image" else tfidf
+        encoder = rebuild(spec, arrays)
     else:
         encoder = make(spec, modality, None, device, download, pooling)._replace(dim=dim)
     if encoder.fingerprint != trained:
@@ -122,17 +168,15 @@ def from_state(state, device="cpu", download=False):
     return encoder
 
 
+# --------------------------------------------------------------------------------------------------
+# Pictures without a network: PCA
+
+SIDE = 32  # PCA sees pictures of 32 x 32 pixels: the size of a glyph
+
+
 def fixed_sample(n, most):
     """At most `most` of the indices below n, in order, the same ones every time."""
     return np.sort(np.random.default_rng(0).permutation(n)[:most]).tolist()
-
-
-def read_or_error(items, i, prepare):
-    """prepare(items[i]), or the OSError if its file is broken (Pillow may notice in prepare)."""
-    try:
-        return prepare(items[i])
-    except OSError as error:
-        return error
 
 
 def thumbnail(image, mode):
@@ -141,237 +185,129 @@ def thumbnail(image, mode):
 
 
 def fit_pca(spec, images, dim):
-    """PCA of at most 50,000 images, grey if the first is. Broken ones are left to `encode`."""
+    """Principal component analysis of at most 50,000 images, grey if the first of them is.
+
+    A picture is a point with one coordinate a pixel, D = 1024 (RGB: 3072). PCA finds the `dim`
+    orthogonal directions, rows of W (d, D), in which the points vary most. A latent is the place
+    along each of them, and it has a way back to a picture, which CLIP's latents lack:
+        z = W (x - mean),   x ~ mean + W^T z
+    No other d linear numbers bring the pixels back with a smaller squared error. At 32 x 32 this
+    takes seconds; at CLIP's 224 x 224 in colour the covariance would have 2e10 entries, 90 GB."""
     from sklearn.decomposition import PCA
 
     rows, mode = [], None
     for i in fixed_sample(len(images), 50_000):
-        image = read_or_error(
-            images, i, lambda image: image.convert("L" if image.mode == "L" else "RGB")
-        )
-        if not isinstance(image, OSError):
-            mode = mode or image.mode
-            rows.append(thumbnail(image, mode).ravel())
+        # Pillow opens a file first and reads its pixels when it has to: both calls may fail.
+        try:
+            image = images[i]
+            wanted = mode or ("L" if image.mode == "L" else "RGB")
+            rows.append(thumbnail(image, wanted).ravel())
+            mode = wanted
+        except OSError:
+            pass  # a broken file: latents.py will count them and name them
     if not rows or dim > min(len(rows), len(rows[0])):
         raise EncoderError(f"{spec}: needs {dim} or more images and pixels, got {len(rows)} images")
-    x = np.stack(rows).astype(np.float32) / 255
-    solver = "covariance_eigh" if len(x) > x.shape[1] else "full"  # both exact; 9 times faster
+
+    x = np.stack(rows).astype(np.float32) / 255  # (N, D) in [0, 1]
+    # Both solvers are exact. Eigenvectors of the (D, D) covariance are found 9 times faster than
+    # the SVD of (N, D), as long as N > D.
+    solver = "covariance_eigh" if len(x) > x.shape[1] else "full"
     fit = PCA(dim, svd_solver=solver).fit(x)
-    W = np.ascontiguousarray(fit.components_)  # torch takes no flipped arrays
+    # scikit-learn may return a flipped view, whose strides are negative: torch takes none.
+    W = np.ascontiguousarray(fit.components_)
     return pca(spec, {"mode": mode, "mean": fit.mean_, "W": W})
 
 
 def pca(spec, arrays):
-    mode, mean, W = arrays["mode"], arrays["mean"], arrays["W"]  # str, (D,), (d, D) orthonormal
+    """The encoder of mode ("L" or "RGB"), mean (D,) and W (d, D) with orthonormal rows."""
+    mode, mean, W = arrays["mode"], arrays["mean"], arrays["W"]
     shape = (-1, SIDE, SIDE) if mode == "L" else (-1, SIDE, SIDE, 3)
-    flat = lambda rows: np.stack(rows).reshape(len(rows), -1).astype(np.float32) / 255 - mean
+
+    def prepare(image):
+        return thumbnail(image, mode)
+
+    def run(thumbnails):
+        pixels = np.stack(thumbnails).reshape(len(thumbnails), -1)
+        x = pixels.astype(np.float32) / 255  # (n, D)
+        return (x - mean) @ W.T  # (n, d)
 
     def decode(z):
         z = np.asarray(z, np.float32)
         if z.ndim != 2 or z.shape[1] != len(W):
             raise EncoderError(f"{spec}: decode takes latents (N, {len(W)}), got {z.shape}")
-        return np.clip(z @ W + mean, 0, 1).reshape(shape)
+        x = z @ W + mean  # (N, D)
+        return np.clip(x, 0, 1).reshape(shape)
 
-    name = digest("pca", SIDE, mode, mean, W)
-    prepare, run = lambda image: thumbnail(image, mode), lambda rows: flat(rows) @ W.T
-    return Encoder(spec, "image", name, len(W), prepare, run, None, arrays, decode)
+    fingerprint = digest("pca", SIDE, mode, mean, W)
+    return Encoder(spec, "image", fingerprint, len(W), prepare, run, None, arrays, decode)
+
+
+# --------------------------------------------------------------------------------------------------
+# Captions without a network: TF-IDF and a truncated SVD
 
 
 def make_vectorizer(vocabulary=None):
-    """TF-IDF of words and word pairs. Words may have one letter: "latin small letter a"."""
+    """scikit-learn's TF-IDF of words and word pairs: a caption -> D weights, nearly all of them 0.
+
+    A term that is in n_t of N captions, and m times in this one, has the weight
+        (1 + ln m) (ln((1 + N) / (1 + n_t)) + 1),   or 0 if m = 0,
+    and then the caption's weights are divided by their length. The first factor grows slowly: the
+    third "bold" says little more than the second. The last one is large for rare terms, which tell
+    captions apart. Example: N = 3, "a cat cat", "a dog", "the cat runs home". In the first caption
+        "a"       m = 1, n_t = 2    1     x (ln(4/3) + 1) = 1.288   / 3.485 = 0.369
+        "cat"     m = 2, n_t = 2    1.693 x (ln(4/3) + 1) = 2.180   / 3.485 = 0.626
+        "a cat"   m = 1, n_t = 1    1     x (ln(4/2) + 1) = 1.693   / 3.485 = 0.486; "cat cat" too
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    # of COCO's half million words and pairs: W of all would be 0.5 GB
-    words = dict(ngram_range=(1, 2), token_pattern=r"\b\w+\b", max_features=20_000)
-    return TfidfVectorizer(**words, sublinear_tf=True, dtype=np.float32, vocabulary=vocabulary)
+    return TfidfVectorizer(
+        ngram_range=(1, 2),  # words and pairs of neighbours: "small letter" is one thing
+        token_pattern=r"\b\w+\b",  # the default drops words of one letter: "latin small letter a"
+        max_features=20_000,  # COCO has half a million terms: W of all of them would be 0.5 GB
+        sublinear_tf=True,  # 1 + ln m, where the default is m
+        dtype=np.float32,
+        vocabulary=vocabulary,
+    )
 
 
 def fit_tfidf(spec, captions, dim):
-    """TF-IDF and truncated SVD of at most 500,000 captions."""
+    """TF-IDF and truncated SVD of at most 500,000 captions.
+
+    The table x (N, D) of all captions is cut to its `dim` largest singular values, x ~ U S W, and a
+    latent is z = W x (d,). Terms that come together ("bold italic") share a direction. It is a PCA
+    without subtracting the mean, which would fill the zeros of a sparse table: 40 GB."""
     from sklearn.decomposition import TruncatedSVD
 
-    table = make_vectorizer()
+    vectorizer = make_vectorizer()
+    chosen = fixed_sample(len(captions), 500_000)
     try:
-        x = table.fit_transform([captions[j] for j in fixed_sample(len(captions), 500_000)])
+        x = vectorizer.fit_transform([captions[j] for j in chosen])  # sparse (N, D)
     except ValueError as error:
         raise EncoderError(f"{spec}: no words in {len(captions)} captions") from error
     if dim >= min(x.shape):
         raise EncoderError(f"{spec}: needs more than {dim} captions and words, got {x.shape}")
+    # The default algorithm approximates; arpack is exact. It starts from a random vector, here
+    # always the same: otherwise two fits on the same captions would have two fingerprints.
     fit = TruncatedSVD(dim, algorithm="arpack", random_state=0).fit(x)
-    vocabulary, W = table.get_feature_names_out().tolist(), np.ascontiguousarray(fit.components_)
-    return tfidf(spec, {"vocabulary": vocabulary, "idf": table.idf_, "W": W})
+    arrays = {
+        "vocabulary": vectorizer.get_feature_names_out().tolist(),
+        "idf": vectorizer.idf_,
+        "W": np.ascontiguousarray(fit.components_),
+    }
+    return tfidf(spec, arrays)
 
 
 def tfidf(spec, arrays):
-    vocabulary, idf, W = arrays["vocabulary"], arrays["idf"], arrays["W"]  # D words, (D,), (d, D)
-    table = make_vectorizer(vocabulary)
-    table.idf_ = idf
-    name, run = digest("tfidf", vocabulary, idf, W), lambda texts: table.transform(texts) @ W.T
-    return Encoder(spec, "text", name, len(W), str, run, None, arrays)
+    """The encoder of a vocabulary of D terms, their weights idf (D,), and W (d, D)."""
+    vocabulary, idf, W = arrays["vocabulary"], arrays["idf"], arrays["W"]
+    vectorizer = make_vectorizer(vocabulary)
+    vectorizer.idf_ = idf
 
+    def run(texts):
+        return vectorizer.transform(texts) @ W.T  # (n, D) -> (n, d)
 
-@contextlib.contextmanager
-def hub(download):
-    """Without `download` the hub is switched off: open_clip and tokenizers ask it unasked."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not download
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def reason(error):
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-
-
-def missing_weights(spec, what, download, error):
-    why = "is not on this machine: name a local copy, or --download it (0.4 to 1.7 GB) from"
-    why = f"was not found ({reason(error)}) at" if download else why
-    return EncoderError(f"{spec}: {what} {why} huggingface.co")
-
-
-def weights_of(model, skip=()):
-    """Names and arrays of a model's weights, for `digest`."""
-    for name, x in sorted(model.state_dict().items()):
-        if name not in skip:
-            yield from (name, x.cpu().numpy())
-
-
-def measured(encoder):
-    """The encoder with its width, found by trying it."""
-    try:
-        item = PROBE if encoder.modality == "text" else Image.new("RGB", (40, 30))
-        return encoder._replace(dim=encoder([item]).shape[1])
-    except Exception as error:  # whatever a model that does not fit raises
-        raise EncoderError(f"{encoder.spec} cannot encode one item: {reason(error)}") from error
-
-
-def clip_source(spec, download):
-    """(model name, weights) for open_clip, and the file or folder of the weights on this disk."""
-    import open_clip
-
-    name, _, weights = spec.removeprefix("clip:").partition("@")
-    if "local-dir:" in spec:  # a folder: its open_clip_config.json names the architecture
-        folder = os.path.expanduser(spec.partition("local-dir:")[2])
-        return "local-dir:" + folder, None, folder
-    if name not in open_clip.list_models():
-        close = ", ".join(difflib.get_close_matches(name, open_clip.list_models()))
-        raise EncoderError(f"{spec}: open_clip has no model {name!r}; it has {close} ...")
-    weights = os.path.expanduser(weights or "openai")
-    if os.path.isfile(weights):
-        return name, weights, weights
-    tag = open_clip.get_pretrained_cfg(name, weights)
-    if not tag:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
-        raise EncoderError(f"{spec}: no file and no tag {weights!r}; tags of {name}: {tags}")
-    if tag.get("quick_gelu") and not open_clip.get_model_config(name).get("quick_gelu"):
-        better = f"clip:{name}-quickgelu@{weights}"  # open_clip 2 switched by itself, 3 only warns
-        raise EncoderError(f"{spec}: {weights} was trained with QuickGELU: say {better}")
-    try:
-        with hub(download):
-            return name, weights, open_clip.download_pretrained(tag)
-    except Exception as error:
-        raise missing_weights(spec, f"{name}@{weights}", download, error) from error
-
-
-@functools.lru_cache(maxsize=1)  # the image and the text encoder are one model: memory holds one
-def load_clip(name, weights, device, download, stamp):
-    import open_clip
-
-    with hub(download):  # some models take their tokenizer from there
-        model, transform = open_clip.create_model_from_pretrained(name, weights, weights_only=True)
-        tokenizer = open_clip.get_tokenizer(name)
-    gelu = open_clip.get_model_config(name).get("quick_gelu", False)
-    looks = json.dumps([gelu, model.visual.preprocess_cfg], sort_keys=True)
-    fingerprint = digest("clip", looks, tokenizer([PROBE]).tolist(), *weights_of(model))
-    return model.to(device).eval(), transform, tokenizer, fingerprint
-
-
-def clip(spec, modality, device, download):
-    name, weights, path = clip_source(spec, download)
-    try:
-        stamp = os.stat(path).st_mtime_ns  # so that a file that was replaced is read again
-        model, transform, tokenizer, name = load_clip(name, weights, device, download, stamp)
-    except Exception as error:  # anything may be in a file
-        raise EncoderError(f"{spec}: cannot load {path}: {reason(error)}") from error
-    # normalize=False is said because CoCa's default is True
-    texts = lambda x: model.encode_text(tokenizer(x).to(device), normalize=False).cpu()
-    images = lambda x: model.encode_image(torch.stack(x).to(device), normalize=False).cpu()
-    prepare, run = (str, texts) if modality == "text" else (transform, images)
-    return measured(Encoder(spec, modality, name, None, prepare, run))
-
-
-def load_hf(spec, name, modality, download, pooling, Model="AutoModel"):
-    """(model, tokenizer or image processor, names of weights that no file has and nobody uses)."""
-    import transformers
-
-    Tool = transformers.AutoTokenizer if modality == "text" else transformers.AutoImageProcessor
-    options = dict(local_files_only=not download, trust_remote_code=False)
-    safe = dict(use_safetensors=True, output_loading_info=True)
-    try:
-        with hub(download):
-            model, info = getattr(transformers, Model).from_pretrained(name, **safe, **options)
-            tool = Tool.from_pretrained(name, **options)
-    except Exception as error:
-        if not os.path.isdir(name):
-            raise missing_weights(spec, name, download, error) from error
-        tool = "tokenizer.json" if modality == "text" else "preprocessor_config.json"
-        needs = f"config.json, {tool}, model.safetensors (pickled weights are not read)"
-        raise EncoderError(f"{spec}: {reason(error)}; the folder needs {needs}") from error
-    lost = set(info["missing_keys"])
-    random = [k for k in lost if pooling == "pooler" or "pooler" not in k]
-    if random:
-        raise EncoderError(f"{spec}: the files lack {len(random)} weights, such as {min(random)}")
-    return model.float().eval(), tool, lost
-
-
-def hugging_face(spec, name, modality, device, download, pooling):
-    """A transformers model with last_hidden_state (n, tokens, width), pooled to one vector."""
-    model, tool, lost = load_hf(spec, os.path.expanduser(name), modality, download, pooling)
-    first = 1 + getattr(model.config, "num_register_tokens", 0)  # of an image's patches
-    prepare, inputs, looks = hf_inputs(tool, model, modality)
-
-    def run(prepared):
-        batch = {k: v.to(device) for k, v in inputs(prepared).items()}
-        out = model(**batch)
-        patches = torch.arange(out.last_hidden_state.shape[1], device=device)[None] >= first
-        return pool(out, batch.get("attention_mask", patches), pooling).cpu()
-
-    name = digest("hf", pooling, looks, *weights_of(model, lost))
-    model.to(device)
-    return measured(Encoder(spec, modality, name, None, prepare, run, pooling))
-
-
-def hf_inputs(tool, model, modality):
-    """prepare (one item), inputs (n of them -> what the model takes), what the fingerprint sees."""
-    if modality == "text":
-        tool.padding_side = "right"  # [CLS] stays at 0
-        longest = min(tool.model_max_length, getattr(model.config, "max_position_embeddings", 512))
-        options = dict(padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        looks = digest(sorted(tool.get_vocab().items()), tool(PROBE)["input_ids"], longest)
-        return str, lambda texts: tool(texts, **options), looks
-    keep = "do_.*|size|crop_size|resample|rescale_factor|image_mean|image_std"
-    looks = {k: v for k, v in tool.to_dict().items() if re.fullmatch(keep, k) and v is not None}
-    pixels = lambda x: tool(images=x.convert("RGB"), return_tensors="pt")["pixel_values"][0]
-    inputs = lambda images: {"pixel_values": torch.stack(images)}
-    return pixels, inputs, json.dumps(looks, sort_keys=True, default=dict)
-
-
-def pool(out, mask, pooling):
-    """(n, width), or (n, 2 width) for cls+mean; `mean` is over the tokens in mask (n, tokens)."""
-    h = out.last_hidden_state
-    if pooling == "pooler":
-        if getattr(out, "pooler_output", None) is None:
-            raise ValueError("the model has no pooler: choose another pooling")
-        return out.pooler_output
-    mean = (h * mask[..., None]).sum(1) / mask[..., None].sum(1)
-    return {"cls": h[:, 0], "mean": mean, "cls+mean": torch.cat([h[:, 0], mean], 1)}[pooling]
-
-
-say = lambda line: tqdm.write(line, file=sys.stderr)  # beside a progress bar
+    fingerprint = digest("tfidf", vocabulary, idf, W)
+    return Encoder(spec, "text", fingerprint, len(W), str, run, None, arrays)
 
 
 def main(argv=None):
@@ -382,6 +318,7 @@ def main(argv=None):
     p.add_argument("--dataset", default="glyphs", help=f"{', '.join(NAMES)} (default glyphs)")
     p.add_argument("--data-dir", help="folder of the data set")
     a = p.parse_args(argv)
+    # The validation split is enough for a look; training fits on the training split.
     split = load(a.dataset, a.data_dir, "val")
     items = split.images if a.modality == "image" else split.captions
     encoder = make(a.spec, a.modality, items, download=a.download)

@@ -1,10 +1,39 @@
 """
-latents.py
+latents.py: a data set in latent space, every image and caption encoded once and kept on disk.
+
+The encoders are frozen, so an image has the same latent in every epoch. To read it, decode it and
+encode it again each time would be nearly all the work of training. So a data set is encoded once,
+before the first step, into files that all later runs share:
+
+    CACHE/pca-128-image-15c9bc370b3c6750.npy    (N, d) float32, opened as a memory map
+    CACHE/pca-128-image-15c9bc370b3c6750.json   what it is of, which items are broken, the checksum
+
+A memory map looks like an array, but its rows stay on disk until they are read: CC3M's 3.3 million
+latents of 512 numbers are 6.8 GB, and a step of training needs 256 of them. The 16 digits in the
+name are a hash of the data set's key, the encoder's fingerprint and the shape. Other data or
+another encoder get another file, so an old file is never taken for a new one.
+
+Three things go wrong in practice, and the code is about them:
+  An encoding is killed       CC3M takes hours. What is done so far is in a .part file, and
+                              the same command goes on from there
+  A file is damaged           a full disk, a broken copy. It would be trained on without a word, so
+                              the checksum is computed again whenever the file is opened
+  An image cannot be read     among millions some always are cut off. Such an image has a latent of
+                              zeros, and its pairs are left out; over 1 % of them is an error
+
+Map      encode          items -> (N, d) on disk: open_cache if it is there, else build_cache
+         batches         reads items in threads, while the device computes on those before
+         Latents         what training and evaluation see: latents, and which belong together
+         encode_split    a data set -> Latents
+Letters  N items   L captions   P pairs   n rows of a batch   d, h width of a latent
+         h1, h2 width of the condition c and of the target z
 """
 
+import itertools
 import json
 import os
 import re
+import sys
 import time
 import zlib
 from collections.abc import Sequence
@@ -16,13 +45,28 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from encoders import EncoderError, read_or_error, reason, say
+from encoders import EncoderError, reason
 from glyphs import digest
 
 DIRECTIONS = ("text->image", "image->text")
-
-
 FLUSH = 5.0  # seconds of encoding that a killed run may lose
+# Of the items that may be broken. A few always are; more means a wrong folder or a bad download.
+MAY_BE_BROKEN = 0.01
+
+
+def say(line):
+    """A line to the terminal that does not cut through a progress bar."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def write_json(path, value):
+    """Write beside, then rename: whoever reads `path` finds the old file or the new, never half."""
+    Path(path + ".tmp").write_text(json.dumps(value, indent=1))
+    os.replace(path + ".tmp", path)
+
+
+# --------------------------------------------------------------------------------------------------
+# The cache
 
 
 def encode(encoder, items, key, cache_dir, batch=256, workers=0):
@@ -35,8 +79,10 @@ def encode(encoder, items, key, cache_dir, batch=256, workers=0):
         raise EncoderError(f"{encoder.spec}: there are no {encoder.modality}s to encode")
     shape = [len(items), encoder.dim or len(items[0])]
     meta = {"key": [str(key), encoder.fingerprint, encoder.modality], "shape": shape}
+    # "clip:ViT-B-32@openai" -> "clip-ViT-B-32-openai": what a file may be called anywhere.
     slug = re.sub("[^A-Za-z0-9.]+", "-", encoder.spec).strip("-.")[-60:]
     stem = os.path.join(cache_dir, f"{slug}-{encoder.modality}-{digest(json.dumps(meta))}")
+
     done = open_cache(stem, meta)
     if done:
         return done
@@ -54,27 +100,79 @@ def open_cache(stem, meta):
     try:
         z = np.load(stem + ".npy", mmap_mode="r")
         done = json.loads(Path(stem + ".json").read_text())
-        intact = done["checksum"] == checksum(stem + ".npy", done["broken"])
+        intact = done["crc32"] == checksum(stem + ".npy", done["broken"])
         if intact and done["meta"] == meta and list(z.shape) == meta["shape"]:
             return z, np.array(done["broken"], np.int64)
     except (OSError, ValueError, KeyError, TypeError):
-        pass
+        pass  # whatever a damaged file makes of itself: it is encoded again
     say(f"{stem}.npy is stale or damaged: encoding again")
 
 
 def checksum(path, broken):
-    """CRC-32 of the size, of `broken`, and of the first and the last 4 MB: quick for any size."""
-    crc, ends = zlib.crc32(f"{os.path.getsize(path)} {broken}".encode()), 2**22
+    """CRC-32 of the list `broken` and of the whole file.
+
+    The file's bytes are read as one long number, and a CRC is the remainder of its division by a
+    fixed one: a changed byte always shows, larger damage is missed once in 4 billion times. zlib
+    does about 1 GB/s. The glyphs' 24 MB cost nothing, CC3M's 6.8 GB some 7 seconds a run."""
+    crc = zlib.crc32(str(broken).encode())
     with open(path, "rb") as f:
-        for position in (0, max(0, os.path.getsize(path) - ends)):
-            f.seek(position)
-            crc = zlib.crc32(f.read(ends), crc)
+        # A megabyte at a time: memory does not grow with the file.
+        while block := f.read(2**20):
+            crc = zlib.crc32(block, crc)
     return crc
 
 
-def write_json(path, value):
-    Path(path + ".tmp").write_text(json.dumps(value))
-    os.replace(path + ".tmp", path)
+def build_cache(encoder, items, stem, meta, batch, workers):
+    """Writes stem.npy, then stem.json, whose presence means that both are complete.
+
+    On the way there: stem.part, the rows so far, and stem.part.json, how many they are."""
+    z, done, broken = open_part(stem, meta)
+    todo = broken + list(range(done, len(items)))  # a broken file may have been repaired
+    what = encoder.modality + "s"
+    failed, saved = [], time.monotonic()
+    with tqdm(total=len(todo), desc=encoder.spec, disable=None) as bar:
+        for rows, got in batches(items, encoder.prepare, todo, batch, workers):
+            # Broken items keep the zeros that the file was made of.
+            errors = {i: x for i, x in zip(rows, got, strict=True) if isinstance(x, OSError)}
+            good = [i for i in rows if i not in errors]
+            z_good = encoder.embed([x for x in got if not isinstance(x, OSError)])
+            # A NaN would spread to every weight that is trained on it: say which item it is of.
+            fine = np.isfinite(z_good).all(1)
+            if not fine.all():
+                culprit = name_of(items, good[fine.argmin()])
+                raise EncoderError(f"{encoder.spec}: NaN or Inf for {culprit}")
+            z[good] = z_good
+
+            # Five names are enough to see what is wrong.
+            for i in list(errors)[: max(0, 5 - len(failed))]:
+                say(f"cannot read {name_of(items, i)}: {reason(errors[i])}")
+            failed += list(errors)
+            broken = sorted((set(broken) - set(good)) | set(errors))
+            done = max(done, rows[-1] + 1)
+            bar.update(len(rows))
+
+            too_many = len(failed) > MAY_BE_BROKEN * len(items)
+            if too_many or time.monotonic() > saved + FLUSH:
+                save_part(stem, meta, z, done, broken)
+                saved = time.monotonic()
+            if too_many:
+                first = ", ".join(name_of(items, i) for i in failed[:3])
+                raise EncoderError(f"more than 1 % of {what} cannot be read, the first: {first}")
+    if failed:
+        say(f"{len(failed)} of {len(items)} {what} cannot be read: their latents are zeros")
+
+    # The order matters: the rows reach the disk, then they get their final name, then there is a
+    # record that says that they are complete. A power cut between two of these does no harm.
+    save_part(stem, meta, z, done, broken)
+    crc = checksum(stem + ".part", broken)
+    os.replace(stem + ".part", stem + ".npy")
+    write_json(stem + ".json", {"meta": meta, "broken": broken, "crc32": crc})
+    os.remove(stem + ".part.json")
+
+
+def name_of(items, i):
+    """What item i is called in messages: its file, where the data set knows it."""
+    return items.name(i) if hasattr(items, "name") else f"item {i}"
 
 
 def open_part(stem, meta):
@@ -85,87 +183,85 @@ def open_part(stem, meta):
         if old["meta"] == meta and list(np.load(part, mmap_mode="r").shape) == meta["shape"]:
             return np.load(part, mmap_mode="r+"), old["rows"], old["broken"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass
+        pass  # there is none, or none of use
+
     os.makedirs(os.path.dirname(part) or ".", exist_ok=True)
-    out = np.lib.format.open_memmap(part, "w+", np.float32, tuple(meta["shape"]))
-    if hasattr(os, "posix_fallocate"):  # a full disk is an error now, later it would be a SIGBUS
+    z = np.lib.format.open_memmap(part, "w+", np.float32, tuple(meta["shape"]))
+    # A new file is a promise: no block of the disk is taken before it is written to, and a memory
+    # map that finds the disk full then kills the process (SIGBUS). Taking all blocks now gives an
+    # ordinary error instead. Linux has a call for it.
+    if hasattr(os, "posix_fallocate"):
         with open(part, "r+b") as f:
             os.posix_fallocate(f.fileno(), 0, os.path.getsize(part))
-    return out, 0, []
+    return z, 0, []
+
+
+def save_part(stem, meta, z, done, broken):
+    """Rows on the disk first, then the record that counts them: it never promises too many."""
+    z.flush()
+    write_json(stem + ".part.json", {"meta": meta, "rows": done, "broken": broken})
+
+
+def read_or_error(items, i, prepare):
+    """prepare(items[i]), or the OSError if its file is broken.
+
+    Both calls may raise it: Pillow opens a file in the first and reads its pixels in the second."""
+    try:
+        return prepare(items[i])
+    except OSError as error:
+        return error
 
 
 def batches(items, prepare, todo, size, workers):
-    """Yields (rows, their prepared items or OSErrors); the threads are one batch ahead."""
-    blocks = [todo[k : k + size] for k in range(0, len(todo), size)] + [[]]
+    """Yields (rows, what each of them gave), `size` at a time: prepared items, or OSErrors.
+
+    The threads are one batch ahead: they read the next one while the caller computes on this one.
+    Threads are enough, no processes are needed, because Pillow lets others run while it decodes."""
+
+    def fetch(i):
+        return read_or_error(items, i, prepare)
+
+    blocks = [todo[k : k + size] for k in range(0, len(todo), size)]
+    blocks.append([])  # nothing follows the last one
     with ThreadPoolExecutor(max(1, workers)) as threads:
-        fetch = lambda rows: threads.map(lambda i: read_or_error(items, i, prepare), rows)
-        ahead = fetch(blocks[0])
-        for rows, following in zip(blocks, blocks[1:], strict=False):
-            got, ahead = list(ahead), fetch(following)
+        # map begins at once, in the background; list waits for the results, which keep their order.
+        ahead = threads.map(fetch, blocks[0])
+        for rows, following in itertools.pairwise(blocks):
+            got = list(ahead)
+            ahead = threads.map(fetch, following)
             yield rows, got
 
 
-def build_cache(encoder, items, stem, meta, batch, workers):
-    """Writes stem.npy, then stem.json, whose presence means that both are complete."""
-    out, done, broken = open_part(stem, meta)
-    todo = broken + list(range(done, len(items)))  # a broken file may have been repaired
-    name = getattr(items, "name", "item {}".format)
-    failed, saved, what = [], time.monotonic(), encoder.modality + "s"
-
-    def record():
-        out.flush()
-        write_json(stem + ".part.json", {"meta": meta, "rows": done, "broken": broken})
-
-    with tqdm(total=len(todo), desc=encoder.spec, disable=None) as bar:
-        for rows, got in batches(items, encoder.prepare, todo, batch, workers):
-            bad = {i: x for i, x in zip(rows, got, strict=True) if isinstance(x, OSError)}
-            good = [i for i in rows if i not in bad]
-            z = encoder.embed([x for x in got if not isinstance(x, OSError)])
-            fine = np.isfinite(z).all(1)
-            if not fine.all():
-                raise EncoderError(f"{encoder.spec}: NaN or Inf for {name(good[fine.argmin()])}")
-            out[good] = z
-            for i in list(bad)[: max(0, 5 - len(failed))]:
-                say(f"cannot read {name(i)}: {reason(bad[i])}")
-            failed += bad
-            broken = sorted(set(broken) - set(good) | set(bad))
-            done = max(done, rows[-1] + 1)
-            bar.update(len(rows))
-            if len(failed) > 0.01 * len(items):
-                record()
-                first = ", ".join(map(name, failed[:3]))
-                raise EncoderError(f"more than 1 % of {what} cannot be read, the first: {first}")
-            if time.monotonic() > saved + FLUSH:
-                record()
-                saved = time.monotonic()
-    if failed:
-        say(f"{len(failed)} of {len(items)} {what} cannot be read: their latents are zeros")
-    record()  # an msync: the rows are on the disk before a finished name says so
-    sums = checksum(stem + ".part", broken)
-    os.replace(stem + ".part", stem + ".npy")
-    write_json(stem + ".json", {"meta": meta, "broken": broken, "checksum": sums})
-    os.remove(stem + ".part.json")
+# --------------------------------------------------------------------------------------------------
+# A data set in latent space
 
 
 class Latents(NamedTuple):
-    """A `Split` in latent space: nothing here remembers pictures or words."""
+    """A `Split` in latent space: vectors and their pairs, without pictures and words.
+
+    Row (i, j) of `pairs` says that text j belongs to image i. An image has several captions, so the
+    latents are kept once and the pairs point at them. Example: images 0 and 1 with the captions
+    0, 1 and 2, 3 have pairs [(0, 0), (0, 1), (1, 2), (1, 3)]; two image latents, not four.
+    `full` and `bare` are row numbers of `pairs`. A bare caption names several images alike (a glyph
+    without its typeface): a fair condition, but no target, so most code sees `full` only."""
 
     image: Sequence  # (N, h) float32, in memory maps
     text: Sequence  # (L, h)
-    pairs: np.ndarray  # (P, 2) rows (i, j) of `image` and `text` that belong together
-    full: np.ndarray  # row numbers of `pairs`: captions of their own image
-    bare: np.ndarray  # row numbers of `pairs`: captions of several images alike
+    pairs: np.ndarray  # (P, 2)
+    full: np.ndarray  # captions of their own image
+    bare: np.ndarray  # captions of several images alike
 
     def of(self, direction, rows):
         """Raw (c, z), tensors (n, h1) and (n, h2), for n row numbers of `pairs`."""
         i, j = self.pairs[rows].T
-        image, text = torch.from_numpy(self.image[i]), torch.from_numpy(self.text[j])
+        image = torch.from_numpy(self.image[i])  # reads these rows from the disk
+        text = torch.from_numpy(self.text[j])
         return (text, image) if direction == "text->image" else (image, text)
 
     def dims(self, direction):
         """(h1, h2)"""
-        h = len(self.image[0]), len(self.text[0])
-        return h[::-1] if direction == "text->image" else h
+        h_image, h_text = len(self.image[0]), len(self.text[0])
+        return (h_text, h_image) if direction == "text->image" else (h_image, h_text)
 
     def chunks(self, direction, size=8192):
         """All full pairs, `size` at a time: memory does not grow with the data."""
@@ -175,11 +271,13 @@ class Latents(NamedTuple):
 
 def encode_split(split, E_image, E_text, cache_dir):
     """Each image once, each caption once -> Latents, without the pairs of broken images."""
-    image, text, lost = split.images, split.captions, []
-    if E_image.spec != "none":  # else they are vectors already, memory-mapped where they lie
-        image, lost = encode(E_image, image, split.key, cache_dir)
+    # The spec `none` says that the items are latents already: they stay where they lie.
+    image, text, broken = split.images, split.captions, []
+    if E_image.spec != "none":
+        image, broken = encode(E_image, split.images, split.key, cache_dir)
     if E_text.spec != "none":
-        text, _ = encode(E_text, text, split.key, cache_dir)
-    kept = ~np.isin(split.pairs[:, 0], lost)
-    full, bare = np.flatnonzero(kept & ~split.bare), np.flatnonzero(kept & split.bare)
+        text, _ = encode(E_text, split.captions, split.key, cache_dir)
+    kept = ~np.isin(split.pairs[:, 0], broken)
+    full = np.flatnonzero(kept & ~split.bare)
+    bare = np.flatnonzero(kept & split.bare)
     return Latents(image, text, split.pairs, full, bare)

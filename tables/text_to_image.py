@@ -19,8 +19,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate
 import metrics
 from data import DataError
-from encoders import EncoderError, fixed_sample, hub, missing_weights, reason, thumbnail
+from encoders import EncoderError, fixed_sample, reason, thumbnail
 from pictures import NO_DECODER, pictures
+from pretrained import hub, missing_weights
 from runs import RunError, cpu_randn, load_if_same, save_checkpoint
 from scores import print_scores, write_json
 
