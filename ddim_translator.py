@@ -1,22 +1,36 @@
 """
-ddim_translator.py: from a condition latent c to a target latent z: a linear map plus a DDIM.
+ddim_translator.py: the method of MT, from a condition latent c to a target latent z.
 
+A frozen encoder has turned a caption into a vector c, another has turned its image into a vector
+z. Given c alone, say what z is (or the other way round: the method does not care):
+
+    z_hat = c M + gamma F(c),    F(c) = Normalize(CDIM(c))             MT Eq. 5 and 6
+
+Why a linear map? Least squares finds the part of z that is linear in c: its projection. With good
+    encoders that is much (MT, COCO: a cosine of 0.8386 with c M alone), cheap, and hard to overfit.
+Why is it not enough? It cannot bend: what depends on a product or a threshold of c's numbers is
+    lost. And where several z are right ("a dog on grass") it gives their mean, like none of them.
+Why a diffusion? CDIM is a network that takes noise away from z a little at a time, looking at c.
+    Started from pure noise it ends at a sample of p(z | c), however bent that is; another noise
+    gives another of the right answers.
+Why K samples, averaged? A cosine asks for one vector near all right answers. If their mean
+    direction has cosine R with them, a sample has only R^2. R = 0.8: one sample 0.64, the mean of
+    16 samples 0.79, of infinitely many 0.80.
+Why Normalize? The mean of samples is shorter the less they agree. F keeps its direction, and gamma
+    alone says how far to go: one number, chosen on validation pairs (`gamma_star`). The price: F
+    goes as far where the samples disagree as where they agree.
+
+Map      make_alpha, noised, ddim_step, guide     the diffusion: noise in, noise out
+         time_embedding, Layer, EpsTheta          the network
+         Noise, draw_noise                        what is random in a training step
+         Translator                               M, CDIM and F together: scales, loss, z_hat
+         gamma_star, best_gamma, demo             how much F should weigh; a toy problem
+Letters  B batch   h1 = dim c   h2 = dim z   K samples   T steps: t = 0 is clean, t = T is noise
 Papers   [MT]      Lee, Lee, Pak, Kim, "Modality Translation through Conditional Encoder-Decoder"
          [DDIM]    Song, Meng, Ermon, "Denoising Diffusion Implicit Models", arXiv 2010.02502
-         [CFG]     Ho, Salimans, "Classifier-Free Diffusion Guidance", arXiv 2207.12598
          [diffae]  Preechakul et al., "Diffusion Autoencoders", arXiv 2111.15640: the backbone
-Computes z_hat = c M + gamma F(c),   F(c) = Normalize(CDIM(c)),   CDIM = DDIM sampler of eps_theta
-Map      make_alpha    alpha_t, the cumulative product; alpha_0 = 1
-         noised        z_0 -> z_t                                                MT Eq. 1
-         ddim_step     z_t -> z_s, one step cleaner                              MT Eq. 3*
-         guide         (1 + omega) e_c - omega e_0                               MT Eq. 4
-         gamma_star    the best gamma of one sample, in closed form; best_gamma of many
-         EpsTheta      the network: 10 MLP layers, skips, c injected by residual connections
-         Translator    M; the losses, MT Eq. 2*, 8*, 9; F, MT Eq. 6*; z_hat, MT Eq. 5
-Letters  B batch   h1 = dim c   h2 = dim z   T steps: t = 0 is clean, t = T is noise
-         S DDIM steps at sampling   K samples averaged
-Differs  a star marks an equation we changed: "Differences from the papers" in README.md says why
-Try      python ddim_translator.py        a toy pair with a known answer, 10 s on one core
+Differs  a star marks an equation we changed: "Differences from the papers" says why
+Try      python ddim_translator.py        the toy problem, 10 s on one core
 """
 
 import math
@@ -26,24 +40,34 @@ import torch
 import torch.nn.functional as fn
 from torch import nn
 
+NOISE = 8  # beta = 8 / T, so that alpha_T = (1 - 8 / T)^T is about e^-8 = 3e-4 for any T
+TIME = 64  # numbers that stand for a step number inside the network
+ROWS_AT_T = 8  # every eighth row of a training batch is at t = T: see draw_noise
+
 # ---------------------------------------------------------------------------------------------
 # Diffusion: the schedule, one step forward, one step back
 
 
 def make_alpha(T=1000):
-    """alpha_t = prod_{s <= t} (1 - beta_s), (T + 1,) float64; others write alpha-bar.
+    """alpha_t = prod_{s <= t} (1 - beta_s): the share of z_0's variance that is left at step t.
 
-    beta is constant, 0.008 at T = 1000: diffae's schedule for latents, noisier at most t than
-    DDPM's linear one. It is scaled by 1000 / T at other T, so that alpha_T stays near 0: unscaled,
-    T = 50 would stop at alpha_T = 0.67, mostly signal.
+    (T + 1,) float64, from alpha_0 = 1, clean, to alpha_T, noise. Others write alpha-bar.
     Raises ValueError for T < 9: beta would reach 1."""
-    if T < 9:
+    if T <= NOISE:
         raise ValueError(f"T = {T}: the schedule needs T > 8, for beta = 8 / T must be below 1")
-    return (1 - 8 / T) ** torch.arange(T + 1, dtype=torch.float64)
+    # A step replaces the share beta of the variance by noise. beta is constant, 0.008 at T = 1000:
+    # diffae's choice for latents. DDPM's beta, made for images, rises slowly from 1e-4. Ours is
+    # noisier at most t, and the noisier z_t is, the more the network has to read from c.
+    # Sampling starts from pure noise, so alpha_T has to be near 0. Hence 8 / T: with 0.008 at
+    # T = 50, alpha_T would be 0.67, and training would never show the noise that sampling meets.
+    beta = NOISE / T
+    return (1 - beta) ** torch.arange(T + 1, dtype=torch.float64)
 
 
 def noised(z_0, eps, alpha_t):
-    """z_t = sqrt(alpha_t) z_0 + sqrt(1 - alpha_t) eps; z_0, eps (B, h2), alpha_t (B, 1)."""
+    """z_t = sqrt(alpha_t) z_0 + sqrt(1 - alpha_t) eps; z_0, eps (B, h2), alpha_t (B, 1).
+
+    The squares of the two factors sum to 1: if z_0 has variance 1, as noise does, so has z_t."""
     return alpha_t.sqrt() * z_0 + (1 - alpha_t).sqrt() * eps  # MT Eq. 1
 
 
@@ -53,73 +77,65 @@ def ddim_step(z_t, z0_hat, alpha_t, alpha_s, eta=0.0, noise=None):
     z_s = sqrt(alpha_s) z0_hat + sqrt(1 - alpha_s - sigma^2) eps_hat + sigma noise   (DDIM Eq. 12)
     eta = 0 is the deterministic DDIM, eta = 1 with single steps DDPM. MT prints sqrt(1 - alpha_t)
     as the second factor: that puts back the noise of the old level, and samples never get clean."""
+    # z0_hat is the network's guess of z_0. If it is right, Eq. 1 says which noise is in z_t.
     eps_hat = (z_t - alpha_t.sqrt() * z0_hat) / (1 - alpha_t).sqrt()
-    sigma = eta * ((1 - alpha_s) / (1 - alpha_t) * (1 - alpha_t / alpha_s)).sqrt()
-    kept = (1 - alpha_s - sigma**2).clamp(min=0).sqrt()
+
+    # Now Eq. 1 again, at the cleaner level: the guess, with less of that same noise. At eta > 0 a
+    # part of the noise, of std sigma, is fresh; then less is kept, and the sum is 1 - alpha_s.
+    variance = (1 - alpha_s) / (1 - alpha_t) * (1 - alpha_t / alpha_s)  # of q(z_s | z_t, z_0)
+    sigma = eta * variance.sqrt()
+    kept = (1 - alpha_s - sigma**2).clamp(min=0).sqrt()  # rounding may go below 0
     z_s = alpha_s.sqrt() * z0_hat + kept * eps_hat  # MT Eq. 3*
     return z_s if eta == 0 else z_s + sigma * noise
 
 
 def guide(e_c, e_0, omega):
-    """Classifier-free guidance: omega = 0 is conditional, -1 unconditional.
+    """Classifier-free guidance (Ho, Salimans, arXiv 2207.12598) of the network's outputs (B, h2):
+    e_c is with the condition, e_0 without.
 
-    The guidance_scale of diffusers is 1 + omega."""
+    On the line from e_0 to e_c: omega = -1 is e_0, 0 is e_c, and omega > 0 goes beyond e_c, so
+    that all that c changes is exaggerated. The guidance_scale of diffusers is 1 + omega."""
     return (1 + omega) * e_c - omega * e_0  # MT Eq. 4
-
-
-def gamma_star(cM, F, z):
-    """The gamma >= 0 with the best cosine of z and cM + gamma F; all (N, h2), rows of F unit.
-
-    With a = |cM|, c1 = cos(z, cM), q = cos(z, F), kappa = cos(cM, F):
-        gamma* = a (q - c1 kappa) / (c1 - q kappa)
-    Exact for one row; for N rows, the formula at the four means. q <= c1 kappa: F does not help,
-    gamma* = 0. c1 <= q kappa: c M does not, and gamma* is as large as the floor 1e-3 lets it be."""
-    u = fn.normalize(cM, dim=1)
-    a, c1 = cM.norm(dim=1).mean(), fn.cosine_similarity(z, u).mean()
-    q, kappa = fn.cosine_similarity(z, F).mean(), (u * F).sum(1).mean()
-    return (a * (q - c1 * kappa).clamp(min=0) / (c1 - q * kappa).clamp(min=1e-3)).item()
-
-
-def best_gamma(cM, F, z):
-    """What `--gamma auto` takes: the best mean cosine at 0 and 41 points around gamma_star.
-
-    gamma_star is exact for one sample; over samples whose |cM| and cos(z, F) differ, the maximum of
-    the mean lies elsewhere: on glyphs at 1.5 times, worth 0.0005 (theory/gamma.py, G9)."""
-    grid = gamma_star(cM, F, z) * 4 ** torch.linspace(-1, 1, 41)  # within a factor 4
-    score = lambda gamma: fn.cosine_similarity(z, cM + gamma * F).mean().item()
-    return max([0.0, *grid.tolist()], key=score)
 
 
 # ---------------------------------------------------------------------------------------------
 # The network
 
 
-def time_embedding(t, dim=64):
-    """Sinusoids of the step number, cosines first as in diffae: t (B,) -> (B, dim)."""
-    freq = torch.exp(-math.log(10000) * torch.arange(dim // 2, device=t.device) / (dim // 2))
-    angle = t[:, None].float() * freq  # (B, dim/2)
+def time_embedding(t, dim=TIME):
+    """The step number as dim numbers in [-1, 1], cosines first as in diffae: t (B,) -> (B, dim).
+
+    Like a clock with dim / 2 hands: the fastest turns once in 6.3 steps (2 pi), the slowest once
+    in 47,000 (dim = 64). Fast hands tell t from t + 1, slow ones tell early from late; the number
+    t itself, 1 to 1000, would be a badly scaled input."""
+    half = dim // 2
+    hand = torch.arange(half, device=t.device)
+    speed = torch.exp(-math.log(10000) * hand / half)  # from 1 down to 1 / 7500
+    angle = t[:, None].float() * speed  # (B, dim/2), where the hands stand
     return torch.cat([angle.cos(), angle.sin()], 1)
 
 
 class Layer(nn.Module):
-    """Linear, scaled by time, plus a projection of c (the residual connection that injects it);
-    then LayerNorm, SiLU, dropout."""
+    """h (B, width_in), emb (B, TIME) of the step, c (B, h1) -> (B, width)."""
 
     def __init__(self, width_in, width, h1, dropout):
         super().__init__()
         self.linear = nn.Linear(width_in, width)
-        self.from_t = nn.Linear(64, width)
+        self.from_t = nn.Linear(TIME, width)
         self.from_c = nn.Linear(h1, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h, emb, c):
+        # The step says which features count at this level of noise: it scales them, by 1 + a little
+        # in a fresh network. c brings news: it is added, and at every layer, so that no layer has
+        # to carry it on to the next. MT calls this "residual connections" that inject c.
         h = self.linear(h) * (1 + self.from_t(emb)) + self.from_c(c)
         return self.dropout(fn.silu(self.norm(h)))
 
 
 class EpsTheta(nn.Module):
-    """The latent DDIM of diffae, an MLP that meets z_t again at every layer, with c added (MT 4.3).
+    """eps_theta(z_t, t, c), diffae's latent DDIM: an MLP, not a U-Net, for z is no picture.
 
     z_t (B, h2), t (B,) integers in 1..T, c (B, h1), keep (B,) bool or None -> (B, h2).
     Where keep is False the learned phi stands for c: that is MT Eq. 4's unconditional network.
@@ -127,16 +143,22 @@ class EpsTheta(nn.Module):
 
     def __init__(self, h1, h2, width=2048, layers=10, dropout=0.0):
         super().__init__()
+        # Each layer but the first takes the features before it and, again, z_t.
         sizes = [h2] + [width + h2] * (layers - 2)
-        self.time = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
+        one, two = nn.Linear(TIME, TIME), nn.Linear(TIME, TIME)
+        self.time = nn.Sequential(one, nn.SiLU(), two, nn.SiLU())
+        # phi means "no condition given". It starts at 0, the mean of scaled c.
         self.phi = nn.Parameter(torch.zeros(h1))
         self.layers = nn.ModuleList(Layer(n, width, h1, dropout) for n in sizes)
-        self.last = nn.Linear(width + h2, h2)
+        self.last = nn.Linear(width + h2, h2)  # no norm here: the output may have any size
 
     def forward(self, z_t, t, c, keep=None):
         if keep is not None:
             c = torch.where(keep[:, None], c, self.phi)
-        emb = self.time(time_embedding(t))  # (B, 64)
+        emb = self.time(time_embedding(t))  # (B, TIME)
+
+        # z_t again at every layer: diffae's skip connections. At a small t the output is z_t itself
+        # minus a little noise, number by number, and nine LayerNorms would blur it on the way.
         h = self.layers[0](z_t, emb, c)  # (B, width)
         for layer in self.layers[1:]:
             h = layer(torch.cat([h, z_t], 1), emb, c)  # (B, width + h2) -> (B, width)
@@ -155,15 +177,21 @@ class Noise(NamedTuple):
     keep: torch.Tensor  # (B,) bool; False with probability p: c is replaced by phi
 
 
-ROWS_AT_T = 8  # every eighth row of a batch is at t = T
-
-
 def draw_noise(B, h2, T, p=0.05, generator=None):
     """The Noise of one batch, drawn on the CPU: the same numbers for any device or process."""
     t = torch.randint(1, T + 1, (B,), generator=generator)
+
+    # Why every eighth row is at t = T. L_recon wants z_hat near z, and z_hat is made from the
+    # network's guess of z_0 given z_t and c. At a small t, z_t nearly IS z_0: copying z_t to the
+    # output would meet L_recon, and teach nothing about c. At t = T nothing of z_0 is left
+    # (sqrt(alpha_T) = 0.018), so the guess has to come from c. That is also where sampling starts.
+    # Left to chance, t = T would come once in a thousand rows; an eighth is enough for L_recon.
     t[::ROWS_AT_T] = T
+
+    # Now and then c is hidden, so that one network learns both parts of Eq. 4, e_c and e_0.
     keep = torch.rand(B, generator=generator) >= p
-    return Noise(t, torch.randn(B, h2, generator=generator), keep)
+    eps = torch.randn(B, h2, generator=generator)
+    return Noise(t, eps, keep)
 
 
 class Translator(nn.Module):
@@ -174,11 +202,25 @@ class Translator(nn.Module):
     objective  "joint": M is trained by Eq. 9 and the DDIM models z, as printed;
                "residual": M is least squares, frozen, and the DDIM models z - c M (Lemma 1)
 
-    Three units. Raw: what fit, loss, sample and forward take, and sample and forward return.
-    Scaled: c becomes (c - mean) c_scale, and z becomes z z_scale, where its mean square per
-    coordinate, about the training mean, is 1; one number leaves cosines alone. There |z - mean| is
-    about sqrt(h2), and that is gamma's unit; `c M` is M of the scaled c, plus a bias.
-    The diffusion's: (scaled z - centre(c)) r_scale, which has mean 0 and mean square 1."""
+    Three units (`fit` measures the scales):
+    raw              as the encoders give them
+    scaled           c: (c - c_mean) c_scale.  z: z z_scale, its mean still in it.
+                     The mean square of a coordinate, about the mean, is 1
+    the diffusion's  (scaled z - centre(c)) r_scale: mean 0, mean square 1.  centre(c) is z's mean
+                     ("joint"; r_scale = 1) or c M ("residual"; r_scale = 1 / std of what is left)
+    Example. A CLIP latent has length 1 and 512 numbers, of std 1 / sqrt(512) = 0.044 if their mean
+    is near 0. The first diffusion step adds noise of std sqrt(0.008) = 0.089: the signal would
+    drown at once. So z_scale = 22.6; now the std is 1, and |z - mean| about sqrt(512) = 22.6.
+    gamma is a length in scaled units: as |F| = 1, gamma = 1 moves z_hat by 1, a small step, and
+    gamma = 22.6 by as much as z typically differs from its mean.
+
+    Who makes which vectors (B, h2); `how` is steps, omega, eta, randn:
+    method            takes                     returns                      in which units
+    ddim_sample       scaled c, start noise     one sample                   the diffusion's
+    average_samples   scaled c, K, how          the mean of K samples        the diffusion's
+    sample            raw c, K, how             the mean of K samples        raw
+    terms             raw c, K, how             c M and F(c), a pair         scaled
+    forward           raw c, gamma, K, how      z_hat = c M + gamma F(c)     raw"""
 
     def __init__(
         self, h1, h2, width=2048, layers=10, dropout=0.0, T=1000, predict="z_0", objective="joint"
@@ -188,9 +230,11 @@ class Translator(nn.Module):
             raise ValueError(f"predict = {predict!r}: choose z_0, eps or v")
         if objective not in ("joint", "residual"):
             raise ValueError(f"objective = {objective!r}: choose joint or residual")
-        self.h1, self.h2, self.T, self.predict, self.objective = h1, h2, T, predict, objective
+        self.h1, self.h2, self.T = h1, h2, T
+        self.predict, self.objective = predict, objective
         self.net = EpsTheta(h1, h2, width, layers, dropout)
         self.M = nn.Linear(h1, h2)
+        # Buffers are no weights, but move to the GPU and are saved with the weights.
         self.register_buffer("alpha", make_alpha(T).float())
         self.register_buffer("c_mean", torch.zeros(h1))
         self.register_buffer("z_mean", torch.zeros(h2))
@@ -202,87 +246,119 @@ class Translator(nn.Module):
     def fit(self, chunks):
         """Means and scales of the training pairs; for "residual" also M, solved and frozen.
 
-        chunks: iterable of raw (c, z), float32 (n, h1) and (n, h2). One pass of float64 sums, so
-        memory does not grow with the data. Call it before moving to another device."""
-        h1, h2, n = self.h1, self.h2, 0
-        G = torch.zeros(h1 + 1, h1 + 1 + h2, dtype=torch.float64)  # [c 1]' [c 1 z]
-        zz = torch.zeros(h2, dtype=torch.float64)
+        chunks: iterable of raw float32 (c, z). Call it before moving to another device."""
+        # All of this is made of sums over pairs. They are added up chunk by chunk, in one pass, so
+        # the data may be larger than memory. With a 1 appended to each c, one product has all:
+        #     G = sum over pairs of [c 1]' [c 1 z]        columns:   h1         1        h2
+        #                                                 h1 rows    sum c'c    sum c'   sum c'z
+        #                                                 1 row      sum c      n        sum z
+        # In float64: a variance is the small difference of two large numbers, the mean square and
+        # the squared mean, and float32's seven digits may all be lost in it.
+        h1, h2 = self.h1, self.h2
+        G = torch.zeros(h1 + 1, h1 + 1 + h2, dtype=torch.float64)
+        zz = torch.zeros(h2, dtype=torch.float64)  # sums of z^2, coordinate by coordinate
         for c, z in chunks:
             c_one = torch.cat([c, torch.ones(len(c), 1)], 1).double()
             G += c_one.T @ torch.cat([c_one, z.double()], 1)
             zz += z.double().square().sum(0)
-            n += len(c)
-        c_mean, z_mean = G[h1, :h1] / n, G[h1, h1 + 1 :] / n
-        c_var, z_var = G.diagonal()[:h1] / n - c_mean**2, zz / n - z_mean**2
-        self.c_mean.copy_(c_mean), self.z_mean.copy_(z_mean)
-        self.c_scale.copy_(c_var.mean().rsqrt()), self.z_scale.copy_(z_var.mean().rsqrt())
+
+        n = G[h1, h1]
+        c_mean = G[h1, :h1] / n
+        z_mean = G[h1, h1 + 1 :] / n
+        c_var = G.diagonal()[:h1] / n - c_mean**2  # (h1,)
+        z_var = zz / n - z_mean**2  # (h2,)
+        self.c_mean.copy_(c_mean)
+        self.z_mean.copy_(z_mean)
+        # One number for all coordinates: vectors get longer or shorter, and every angle stays. A
+        # number for each would change the cosines that we are judged by.
+        self.c_scale.copy_(c_var.mean().rsqrt())
+        self.z_scale.copy_(z_var.mean().rsqrt())
         if self.objective == "residual":
-            CC = G[:h1, :h1] / n - torch.outer(c_mean, c_mean)
-            CZ = G[:h1, h1 + 1 :] / n - torch.outer(c_mean, z_mean)
+            CC = G[:h1, :h1] / n - torch.outer(c_mean, c_mean)  # covariance of c
+            CZ = G[:h1, h1 + 1 :] / n - torch.outer(c_mean, z_mean)  # of c and z
             self._solve_M(CC, CZ, z_var)
 
     @torch.no_grad()
     def _solve_M(self, CC, CZ, z_var):
         """Least squares with a bias, from covariances (h1, h1), (h1, h2); r_scale for z - c M."""
         s_c, s_z = self.c_scale.double(), self.z_scale.double()
-        CC, CZ = CC * s_c**2 + 1e-6 * torch.eye(self.h1), CZ * s_c * s_z
+        # Covariances of scaled latents. The 1e-6 (their variances are about 1) keeps the system
+        # solvable where a coordinate of c is constant, or a sum of others.
+        CC = CC * s_c**2 + 1e-6 * torch.eye(self.h1)
+        CZ = CZ * s_c * s_z
         M = torch.linalg.solve(CC, CZ)  # MT Eq. 13*
-        left = (z_var.sum() * s_z**2 - (M * CZ).sum()).clamp(min=1e-9) / self.h2
-        self.M.weight.copy_(M.T), self.M.bias.copy_(self.z_mean * self.z_scale)
+
+        # What is left is orthogonal to c M, so variances subtract: z's minus that of c M.
+        left = z_var.sum() * s_z**2 - (M * CZ).sum()
+        self.r_scale.copy_((left.clamp(min=1e-9) / self.h2).rsqrt())
+        self.M.weight.copy_(M.T)
+        self.M.bias.copy_(self.z_mean * self.z_scale)  # scaled c has mean 0: the bias is z's mean
         self.M.requires_grad_(False)
-        self.r_scale.copy_(left.rsqrt())
 
     # -- units
 
     def scale_c(self, c):
+        """Raw c (B, h1) -> scaled. ValueError for another width: another encoder's latents."""
         if c.ndim != 2 or c.shape[1] != self.h1:
             raise ValueError(f"c has shape {tuple(c.shape)}: this translator takes (B, {self.h1})")
         return (c - self.c_mean) * self.c_scale
 
     def centre(self, c):
-        """What the diffusion need not model, in scaled units: the mean of z, or c M."""
+        """What the diffusion need not model, in scaled units: the mean of z, or c M; scaled c."""
         return self.z_mean * self.z_scale if self.objective == "joint" else self.M(c)
 
     # -- the network's output and what it means
 
     def z0_of(self, out, z_t, alpha_t):
+        """The z_0 that an output of the network means, given z_t: Eq. 1, solved for z_0."""
         if self.predict == "eps":
             return (z_t - (1 - alpha_t).sqrt() * out) / alpha_t.sqrt()
-        return alpha_t.sqrt() * z_t - (1 - alpha_t).sqrt() * out if self.predict == "v" else out
+        if self.predict == "v":
+            return alpha_t.sqrt() * z_t - (1 - alpha_t).sqrt() * out
+        return out
 
     def target(self, z_0, eps, alpha_t):
+        """What the network should have said, from the z_0 and eps that made z_t."""
         v = alpha_t.sqrt() * eps - (1 - alpha_t).sqrt() * z_0
         return {"z_0": z_0, "eps": eps, "v": v}[self.predict]
 
     def denoise(self, z_t, t, c, omega=0.0):
-        """z0_hat (B, h2) at step t (an int); guided, both networks of Eq. 4 run as one batch.
+        """z0_hat (B, h2) at step t (an int), scaled c; guided if omega is not 0.
 
-        Guiding z_0 or v is guiding eps: they are affine in it, and 1 + omega - omega = 1."""
-        alpha_t, B = self.alpha[t], len(c)
+        MT guides eps; we guide what the network outputs, z_0 or v, too, with the same result. Given
+        z_t, Eq. 1 is z_0 = A + b eps: A = z_t / sqrt(alpha_t) and b are the same for e_c and e_0.
+        So guiding z_0 makes (1 + omega) A - omega A, which is A, plus b times the guided eps. For
+        example A = 5, b = -1, e_c = 1, e_0 = 3, omega = 1. Guided eps: 2 * 1 - 3 = -1, so z_0 is 6.
+        Guided z_0: 2 * (5 - 1) - (5 - 3) = 6. And v = A' + b' eps, likewise."""
+        B = len(c)
         if omega == 0:
-            out = self.net(z_t, torch.full((B,), t, device=c.device), c)
+            t_rows = torch.full((B,), t, device=c.device)
+            out = self.net(z_t, t_rows, c)
         else:
-            t = torch.full((2 * B,), t, device=c.device)
+            # e_c and e_0 in one call, as a batch of twice the size: faster than two calls.
+            t_rows = torch.full((2 * B,), t, device=c.device)
             keep = torch.arange(2 * B, device=c.device) < B
-            e_c, e_0 = self.net(z_t.repeat(2, 1), t, c.repeat(2, 1), keep).chunk(2)
+            both = self.net(z_t.repeat(2, 1), t_rows, c.repeat(2, 1), keep)
+            e_c, e_0 = both.chunk(2)
             out = guide(e_c, e_0, omega)
-        return self.z0_of(out.to(z_t.dtype), z_t, alpha_t)
+        return self.z0_of(out.to(z_t.dtype), z_t, self.alpha[t])
 
     def ddim_sample(self, c, start, steps=10, omega=0.0, eta=0.0, randn=torch.randn):
-        """CDIM(c): DDIM from the noise `start` (B, h2) in S = steps steps to a sample of z_0."""
+        """CDIM(c), a sample of z_0, from the noise `start` (B, h2); randn is for eta > 0 alone."""
+        levels = torch.linspace(self.T, 0, steps + 1).round().long().tolist()  # 1000, 500, 0
         z_t = start
-        levels = torch.linspace(self.T, 0, steps + 1).round().long().tolist()  # T, ..., 0
         for t, s in zip(levels[:-1], levels[1:], strict=True):
+            # Guess the end, then go only to the next level s: there the guess will be better.
             z0_hat = self.denoise(z_t, t, c, omega)
             noise = randn(z_t.shape, device=z_t.device) if eta else None
             z_t = ddim_step(z_t, z0_hat, self.alpha[t], self.alpha[s], eta, noise)
         return z_t
 
     def F(self, z_0, c):
-        """Normalize of z_0, a sample or the mean of K, in scaled units.
+        """Normalize: z_0, a sample or the mean of K, in the diffusion's units -> scaled, length 1.
 
-        The mean is put back first: cosines are about z, not z - mean. Under "residual" there is
-        none to put back: F is the direction of the residual."""
+        "joint": the mean of z is put back first, for cosines are about z, not z - mean.
+        "residual": F is the direction of the residual; c M has the mean in its bias."""
         mean = self.centre(c) if self.objective == "joint" else 0.0
         return fn.normalize(z_0 / self.r_scale + mean, dim=1)  # MT Eq. 6*
 
@@ -291,31 +367,38 @@ class Translator(nn.Module):
     def loss(self, c, z, noise, gamma=1.0, lam1=1.0, lam2=2.0, recon_steps=1):
         """MT Eq. 9 of raw latents (B, h1), (B, h2): (loss, L_recon, L_ddim), means of numbers.
 
-        recon_steps says how z_hat is made inside L_recon, of which MT is silent:
-        1   z_0 estimated in one step on every eighth row, whose t is T: no leak to speak of
-        n   n DDIM steps from the same noise, with the gradient through all of them
-        0   z_0 estimated in one step from each row's own t: a small t shows F the answer"""
-        c, z = self.scale_c(c), z * self.z_scale
-        z_0 = (z - self.centre(c)) * self.r_scale
+        recon_steps says how z_hat is made inside L_recon, of which MT is silent, on the rows at T:
+        1   from the network's guess of z_0 there: it is at hand from L_ddim, and costs nothing
+        n   by n DDIM steps from the same noise, with the gradient through all of them"""
+        c_scaled = self.scale_c(c)
+        z_scaled = z * self.z_scale
+        z_0 = (z_scaled - self.centre(c_scaled)) * self.r_scale
+
+        # L_ddim: add noise, and ask the network what was there before. Under mixed precision its
+        # output has 16 bits; the losses are computed in 32.
         alpha_t = self.alpha[noise.t][:, None]  # (B, 1)
         z_t = noised(z_0, noise.eps, alpha_t)
-        out = self.net(z_t, noise.t, c, noise.keep).to(z.dtype)
+        out = self.net(z_t, noise.t, c_scaled, noise.keep).to(z.dtype)
         L_ddim = (self.target(z_0, noise.eps, alpha_t) - out).square().mean()  # MT Eq. 2*
         if lam1 == 0:
             return lam2 * L_ddim, torch.zeros_like(L_ddim), L_ddim
-        rows = slice(None, None, ROWS_AT_T if recon_steps else 1)
-        if recon_steps <= 1:
+
+        # L_recon: z_hat of Eq. 5 against z. M is trained by this alone. Only on the rows that
+        # draw_noise has put at t = T: on all others z_t would give z away.
+        rows = slice(None, None, ROWS_AT_T)
+        c_rows, z_rows = c_scaled[rows], z_scaled[rows]  # (B / 8, h1), (B / 8, h2)
+        if recon_steps == 1:
             z0_hat = self.z0_of(out, z_t, alpha_t)[rows]
         else:
-            z0_hat = self.ddim_sample(c[rows], noise.eps[rows], recon_steps)
-        z_hat = self.M(c[rows]).to(z.dtype) + gamma * self.F(z0_hat, c[rows])
-        L_recon = (z[rows] - z_hat).abs().mean()  # MT Eq. 8*
+            z0_hat = self.ddim_sample(c_rows, noise.eps[rows], recon_steps)
+        z_hat = self.M(c_rows).to(z.dtype) + gamma * self.F(z0_hat, c_rows)
+        L_recon = (z_rows - z_hat).abs().mean()  # MT Eq. 8*
         return lam1 * L_recon + lam2 * L_ddim, L_recon, L_ddim  # MT Eq. 9
 
     # -- inference
 
     def average_samples(self, c, K=1, steps=10, omega=0.0, eta=0.0, randn=torch.randn):
-        """The mean of K samples, in the diffusion's units, for scaled c; K B rows in one batch."""
+        """The mean of K samples for scaled c, in the diffusion's units. K B rows at once."""
         start = randn((K * len(c), self.h2), device=c.device)
         z_0 = self.ddim_sample(c.repeat(K, 1), start, steps, omega, eta, randn)
         return z_0.view(K, len(c), self.h2).mean(0)
@@ -323,17 +406,17 @@ class Translator(nn.Module):
     @torch.no_grad()
     def sample(self, c, **how):
         """A sample of p(z|c), or the mean of K: raw c (B, h1) -> raw z (B, h2)."""
-        c = self.scale_c(c)
-        return (self.average_samples(c, **how) / self.r_scale + self.centre(c)) / self.z_scale
+        c_scaled = self.scale_c(c)
+        z_0 = self.average_samples(c_scaled, **how)
+        return (z_0 / self.r_scale + self.centre(c_scaled)) / self.z_scale
 
     @torch.no_grad()
     def terms(self, c, K=8, **how):
-        """(c M, F(c)) in scaled units, both (B, h2), for raw c (B, h1).
-
-        K samples are averaged before Normalize: in cosine one sample of p(z|c) scores R^2 where
-        the mean direction scores R."""
-        c = self.scale_c(c)
-        return self.M(c), self.F(self.average_samples(c, K, **how), c)
+        """(c M, F(c)) in scaled units, both (B, h2), for raw c (B, h1); K samples averaged in F."""
+        c_scaled = self.scale_c(c)
+        cM = self.M(c_scaled)
+        F = self.F(self.average_samples(c_scaled, K, **how), c_scaled)
+        return cM, F
 
     def forward(self, c, gamma=1.0, **how):
         """z_hat = c M + gamma F(c): raw c (B, h1) -> raw z_hat (B, h2); `how` as for terms()."""
@@ -341,13 +424,54 @@ class Translator(nn.Module):
         return (cM + gamma * F) / self.z_scale  # MT Eq. 5
 
 
+def gamma_star(cM, F, z):
+    """The gamma >= 0 with the best cosine of z and c M + gamma F; all (N, h2), rows of F unit.
+
+    gamma* = a (q - c1 kappa) / (c1 - q kappa), from four numbers:
+        a = |c M|       c1 = cos(z, c M)       q = cos(z, F)       kappa = cos(c M, F)
+    Example: c M = (2, 0), F = (0, 1), z = (2, 1). a = 2, c1 = 2 / sqrt(5), q = 1 / sqrt(5), kappa
+    = 0: gamma* = 1, and z_hat = z.
+    Exact for one row; for N rows, the formula at the four means. In the units of c M: scaled."""
+    # The cosine is (a c1 + gamma q) / sqrt(a^2 + 2 a gamma kappa + gamma^2). Its derivative is 0
+    # where q (a^2 + 2 a gamma kappa + gamma^2) = (a c1 + gamma q) (a kappa + gamma);
+    # gamma^2 q cancels, one a divides out, and a (q - c1 kappa) = gamma (c1 - q kappa) is left.
+    u = fn.normalize(cM, dim=1)
+    a = cM.norm(dim=1).mean()
+    c1 = fn.cosine_similarity(z, u).mean()
+    q = fn.cosine_similarity(z, F).mean()
+    kappa = (u * F).sum(1).mean()
+
+    # q <= c1 kappa: F tells nothing that c M does not; 0 is best. c1 <= q kappa: c M tells nothing
+    # that F does not; the best is infinite, and we return as much as the floor 1e-3 lets it be.
+    up = (q - c1 * kappa).clamp(min=0)
+    down = (c1 - q * kappa).clamp(min=1e-3)
+    return (a * up / down).item()
+
+
+def best_gamma(cM, F, z):
+    """What `--gamma auto` takes: the best mean cosine at 0 and 41 points around gamma_star.
+
+    gamma_star is exact for one sample; over samples whose |cM| and cos(z, F) differ, the maximum of
+    the mean lies elsewhere: on glyphs at 1.5 times, worth 0.0005 (theory/gamma.py, G9)."""
+
+    def score(gamma):
+        return fn.cosine_similarity(z, cM + gamma * F).mean().item()
+
+    grid = gamma_star(cM, F, z) * 4 ** torch.linspace(-1, 1, 41)  # from a quarter to four times
+    return max([0.0, *grid.tolist()], key=score)
+
+
 def demo(steps=600):
-    """z = tanh(c A) B + noise, whose conditional mean is known. Prints cosines on fresh pairs."""
+    """z = tanh(c A) W + noise. Prints cosines on fresh pairs, beside that of the true E[z|c].
+
+    The mean is curved, so c M alone falls short; the noise is large, so one sample does, too."""
     torch.manual_seed(0)
-    A, B = torch.randn(6, 16), torch.randn(16, 10)
-    mean = lambda c: torch.tanh(c @ A) @ B
+    A, W = torch.randn(6, 16), torch.randn(16, 10)
     c = torch.randn(22_000, 6)
-    z = mean(c) + 2 * torch.randn(len(c), 10)
+    mean = torch.tanh(c @ A) @ W  # E[z|c]
+    z = mean + 2 * torch.randn(len(c), 10)
+
+    # The first 20,000 pairs are for training: what train.py does, without its comforts.
     translator = Translator(6, 10, width=96, layers=5)
     translator.fit([(c[:20_000], z[:20_000])])
     optimizer = torch.optim.AdamW(translator.parameters(), 3e-3)
@@ -357,14 +481,23 @@ def demo(steps=600):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    held = slice(20_000, 21_000)  # gamma is chosen on other pairs than those it is scored on
-    gamma = best_gamma(*translator.terms(c[held], K=16), z[held] * translator.z_scale)
-    c, z = c[21_000:], z[21_000:]
-    cM, F = translator.terms(c, K=16)
-    rows = {"c M alone": cM, "F alone, one sample": translator.terms(c, K=1)[1], "F alone": F}
-    rows |= {"z_hat, gamma = 1": cM + F, f"z_hat, gamma = {gamma:.1f}": cM + gamma * F}
-    for name, z_hat in {**rows, "the true E[z|c]": mean(c)}.items():
-        print(f"{name:24}{fn.cosine_similarity(z_hat, z).mean():.3f}")
+
+    # gamma is chosen on other pairs than those it is scored on.
+    validation, test = slice(20_000, 21_000), slice(21_000, 22_000)
+    cM, F = translator.terms(c[validation], K=16)
+    gamma = best_gamma(cM, F, z[validation] * translator.z_scale)
+
+    cM, F = translator.terms(c[test], K=16)
+    rows = {
+        "c M alone": cM,
+        "F alone, one sample": translator.terms(c[test], K=1)[1],
+        "F alone": F,
+        "z_hat, gamma = 1": cM + F,
+        f"z_hat, gamma = {gamma:.1f}": cM + gamma * F,
+        "the true E[z|c]": mean[test],
+    }
+    for name, z_hat in rows.items():
+        print(f"{name:24}{fn.cosine_similarity(z_hat, z[test]).mean():.3f}")
 
 
 if __name__ == "__main__":
