@@ -1,4 +1,4 @@
-"""The small CLIP of encoders.py: fitted on flat colours, saved, loaded, interrupted."""
+"""tables/small_clip.py: a CLIP fitted on flat colours, saved, loaded, interrupted."""
 
 import runpy
 import sys
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import encoders
-import latents
+from devices import DeviceError
 from encoders import EncoderError, make
 from glyphs import Split
 from tables import small_clip
@@ -86,15 +86,15 @@ def test_it_learns_colours_with_clips_loss(scale, tmp_path, monkeypatch, capsys)
     assert paired > unpaired + 0.3 and to_text > 0.9 and to_image > 0.9
 
 
-def test_meeting_by_hand():
-    """A mean, a norm or a direction of `meeting` differs from its definition."""
+def test_alignment_by_hand():
+    """A mean, a norm or a direction of `alignment` differs from its definition."""
     u = torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8]])
     v = torch.tensor([[0.8, 0.6], [0, -1], [0, 1]])
     same = torch.eye(3, dtype=torch.bool)
     same[0, 2] = same[2, 0] = True  # cosines: .8 0 0, .6 -1 1, .96 -.8 .8
     mu, mv = np.array([1.6, 1.8]) / 3, np.array([0.8, 0.6]) / 3
     want = [1.56 / 5, 0.8 / 4, *(np.linalg.norm(x) for x in (mu - mv, mu, mv)), 2 / 3, 1 / 3]
-    assert np.allclose(list(small_clip.meeting(u, v, same).values()), want, atol=1e-6)
+    assert np.allclose(list(small_clip.alignment(u, v, same).values()), want, atol=1e-6)
 
 
 def test_the_folder_is_the_model(tmp_path):
@@ -142,7 +142,7 @@ def test_nothing_half_written(error, raised, tmp_path, monkeypatch):
     def stop(path, config):  # after the weights
         raise error("no space")
 
-    monkeypatch.setattr(latents, "write_json", stop)
+    monkeypatch.setattr(small_clip, "write_json", stop)
     with pytest.raises(raised, match="no space"):
         fit(tmp_path / "clip")
     assert not list(tmp_path.iterdir())
@@ -162,25 +162,25 @@ def test_bad_input(tmp_path):
         ("new", {"device": "nowhere"}, "--device nowhere"),
         ("new", {"split": vectors}, "these are vectors"),
     ]:
-        with pytest.raises(EncoderError, match=message):
+        with pytest.raises((EncoderError, DeviceError), match=message):
             fit(f"{tmp_path}/{out}", **how)
 
 
 def test_the_command_line(tmp_path, monkeypatch, capsys):
-    """`--fit clip` cannot read a data set, loses a flag, or hides what is missing."""
+    """The script cannot read a data set, loses a flag, or hides what is missing."""
     for n, colour in enumerate(COLOURS):
         Image.new("RGB", (40, 50), colour).save(tmp_path / f"{n}.png")
     rows = [f"{n}.png,a {colour} wall" for n, colour in enumerate(COLOURS)]
     (tmp_path / "captions.txt").write_text("\n".join(["image,caption", *rows]))
-    base = "encoders.py --fit clip --steps 2 --batch 3 --logit-scale 25 --dataset captions".split()
+    base = "small_clip.py --steps 2 --batch 3 --logit-scale 25 --dataset captions".split()
     base += ["--out", f"{tmp_path}/clip", "--data-dir"]
     for folder, message in [("", None), ("", "clip exists"), ("/no", "set captions not found")]:
         monkeypatch.setattr(sys, "argv", [*base, f"{tmp_path}{folder}"])
         if message is None:
-            runpy.run_path(encoders.__file__, run_name="__main__")
+            runpy.run_path(small_clip.__file__, run_name="__main__")
             *_, row, last = capsys.readouterr().out.splitlines()
             assert row.endswith("25.000") and f"clip:local-dir:{tmp_path}/clip" in last
             assert make(f"clip:local-dir:{tmp_path}/clip", "text").dim == 128
             continue
-        with pytest.raises(SystemExit, match=f"encoders.py: .*{message}"):
-            runpy.run_path(encoders.__file__, run_name="__main__")
+        with pytest.raises(SystemExit, match=f"small_clip.py: .*{message}"):
+            runpy.run_path(small_clip.__file__, run_name="__main__")
