@@ -83,6 +83,7 @@ def shared_parser(description, datasets, flags):
     datasets: the names that it takes, the default first."""
     parser = argparse.ArgumentParser(
         description=description,
+        allow_abbrev=False,  # --data is not --data-dir: a slip should not find another flag
         epilog="Numbers in brackets are defaults: the paper's, then those of the embedded sets. "
         "The values of a run are printed when it starts.",
     )

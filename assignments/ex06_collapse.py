@@ -2,7 +2,7 @@
 Exercise 6: M collapses. Make it happen, explain it, prevent it.            level 4, 60 minutes
 
 Concept  joint training gives M what F leaves; at gamma = |z| that is nothing
-Read     MT Eq. 8, 9; theory/README.md, L8, L9, G4, G5; `Translator.fit` and D5 in README.md
+Read     MT Eq. 8, 9; theory/README.md, L8, L9, G4, G5; `Translator.fit` and D5 in PAPERS.md
 Grade    pytest tests/test_translator.py --impl assignments.ex06_collapse
 Expect   size of M at gamma = 1 and norm sqrt(128): 0.9116 +- 0.0001
 Explain  CLIP's latents have length 1, and MT says gamma = 1. What will M learn, and why does
@@ -11,7 +11,7 @@ Hint     F = z / |z|: what is z - gamma F? Least squares is linear in what it fi
 See it   python train.py --quick --gamma 11.3 --out runs/collapse    |z| is 11 in text->image
          python evaluate.py runs/collapse --task ablation
          "projection only" is c M: cosine -0.20 (-0.09 in image->text). With gamma = 1, in the
-         longer run of README.md, it is 0.51 (0.39). Why is it not 0 but below?
+         longer run of RESULTS.md, it is 0.51 (0.39). Why is it not 0 but below?
 """
 
 import torch

@@ -2,7 +2,7 @@
 Exercise 9: InfoNCE, and pictures that occur twice.                         level 2, 30 minutes
 
 Concept  a contrastive loss is a classification: which of the batch's z_T belongs to this z_0?
-Read     LD L_infoNCE* and row D13 of "Differences from the papers" in README.md
+Read     LD L_infoNCE* and row D13 of "Differences from the papers" in PAPERS.md
 Grade    pytest tests/test_bridge.py --impl assignments.ex09_info_nce
 Expect   InfoNCE of the case by hand: 0.29874 +- 2e-05 (worked out in test_info_nce_by_hand)
 Explain  LD prints the loss without its minus. Which latents minimise it then? And with the minus:

@@ -2,7 +2,7 @@
 Exercise 10: two sides take turns under one optimiser.                      level 3, 60 minutes
 
 Concept  a parameter stays only if the optimiser skips it; a gradient of 0 is not "skip"
-Read     LD's training in turns: row D18 of "Differences from the papers" in README.md;
+Read     LD's training in turns: row D18 of "Differences from the papers" in PAPERS.md;
          `Bridge.loss` in latent_bridge.py, which calls `freeze` (`turn_step` is graded
          with the reference's, so that each is graded alone)
 Grade    pytest tests/test_bridge.py --impl assignments.ex10_turns

@@ -2,7 +2,7 @@
 Exercise 11: a number that a constant answer cannot earn.                   level 2, 40 minutes
 
 Concept  a cosine says little by itself; a rank asks if an answer is about its own query
-Read     MT 4.2; "How to read it" in README.md
+Read     MT 4.2; "How to read it" in RESULTS.md
 Grade    pytest tests/test_evaluate.py --impl assignments.ex11_retrieval
 Expect   chance R@10 among 1,000 with 12 right: 0.11421 +- 1e-05
 Explain  A model has collapsed: whatever it is asked, it answers with one vector. What are its

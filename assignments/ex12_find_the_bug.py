@@ -6,7 +6,7 @@ Read     DDIM Eq. 12; DBIM step; MT 4.2. Each docstring below is right, each bod
 Grade    pytest tests/test_find_the_bug.py --impl assignments.ex12_find_the_bug
 Expect   bugs caught: 6 +- 0 (the three here, and an unseen one of each kind)
 Explain  The samples of bug 1 have nearly the right mean and covariance; those of bug 2
-         the right mean. Which tables of README.md would show each, and which would not?
+         the right mean. Which tables of RESULTS.md would show each, and which would not?
 Hint     Choose inputs for which you know the answer: a denoiser that always says the same; noises
          that are 0 but for one number; a gallery whose rows are all alike
 """

@@ -2,7 +2,7 @@
 Exercise 13, open: captions to pictures and back, by any means.        level 5, 4 minutes a try
 
 Concept  held-out pairs decide, beside honest yardsticks: ridge 0.479, ours 0.653, mlp 0.659
-Read     "What comes out" and "Choices" in README.md; the baselines of evaluate.py
+Read     "What comes out" and "Choices" in RESULTS.md; baselines.py
 Grade    pytest tests/test_scoreboard.py --impl assignments.ex13_open
          python tests/scoreboard.py assignments.ex13_open     the score, on two cores 4 minutes
 Expect   ridge's cosine on the toy: 0.5243 +- 0.001 (yours has to be higher)

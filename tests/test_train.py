@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 import torch
 
+import latents
 import runs
 import train
+from encoders import EncoderError
+from glyphs import DataError
 
 ROOT = Path(train.__file__).parent
 
@@ -128,10 +131,10 @@ def test_bare_names_are_asked_but_never_answered():
     assert (runs.draw_rows(full, bare, 500, 0.0, g) < 100).all()
     text = np.repeat(np.float32([0, 1]), [100, 40])[:, None]  # 1 marks a bare name
     pairs = np.stack([np.arange(140) % 100, np.arange(140)], 1)
-    latents = train.encoders.Latents(np.zeros((100, 3), np.float32), text, pairs, full, bare)
+    pairs_of = latents.Latents(np.zeros((100, 3), np.float32), text, pairs, full, bare)
     args = train.parse(["--bare", "1.0"])
-    assert runs.draw_batch(latents, "text->image", 0, args)[0].eq(1).all()
-    assert runs.draw_batch(latents, "image->text", 0, args)[1].eq(0).all()
+    assert runs.draw_batch(pairs_of, "text->image", 0, args)[0].eq(1).all()
+    assert runs.draw_batch(pairs_of, "image->text", 0, args)[1].eq(0).all()
 
 
 def test_two_processes_equal_one(flags, tmp_path):
@@ -190,13 +193,13 @@ def test_fp16_overflow_skips_the_step(flags):
 
 def test_nan_stops_with_the_step_and_keeps_the_checkpoint(flags, tmp_path, monkeypatch):
     """Otherwise a NaN run goes on for hours, or overwrites its last good checkpoint."""
-    real = runs.draw_batch
+    real = train.draw_batch
 
     def poisoned(latents, direction, step, *rest):
         c, z, noise = real(latents, direction, step, *rest)
         return c, z * float("nan") if step >= 7 else z, noise
 
-    monkeypatch.setattr(runs, "draw_batch", poisoned)
+    monkeypatch.setattr(train, "draw_batch", poisoned)
     with pytest.raises(runs.RunError, match=r"step 10: the loss of text->image is nan.*--lr"):
         train.main(flags())
     assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 5
@@ -262,7 +265,7 @@ def test_resume_refuses_other_settings(flags, tmp_path):
 )
 def test_wrong_flags_are_one_clear_line(flags, tmp_path, wrong, says):
     """Otherwise a slip in the command ends in a traceback, or in another run than asked."""
-    errors = (runs.RunError, train.data.DataError, train.encoders.EncoderError, ValueError)
+    errors = (runs.RunError, DataError, EncoderError, ValueError)
     with pytest.raises(errors, match=re.escape(says)):
         train.main(flags(wrong))
     assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ Every run is real and tiny: 60 vectors (7,) that draw images (1, 8, 8), as files
 60 vectors of 7 and of 11 numbers as `latents`. Run: pytest tests/test_train_bridge.py
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -13,11 +14,15 @@ import numpy as np
 import pytest
 import torch
 from test_train import ROOT, same
+from torch.optim.swa_utils import AveragedModel
 
+import evaluate_bridge
 import pictures
 import runs
 import train
 import train_bridge
+from glyphs import DataError
+from latents import DIRECTIONS
 
 CPU = torch.device("cpu")
 KINDS = ("bridge", "modality")
@@ -43,8 +48,8 @@ def files(tmp_path_factory):
 @pytest.fixture
 def flags(files, tmp_path, monkeypatch):
     """flags("--steps 7", out="x"): the command line of a tiny run without its evaluation."""
-    monkeypatch.setattr(train.evaluate, "main", lambda argv: None)
-    monkeypatch.setattr(pictures, "draw_losses", lambda *a: None)  # a second each
+    monkeypatch.setattr(evaluate_bridge, "main", lambda argv: None)
+    monkeypatch.setattr(train_bridge, "draw_losses", lambda *a: None)  # a second each
 
     def make(more="", out="run"):
         small = "--tokens 4 --dim 6 --width 16 --heads 2 --layers 1 --conv 16 --batch 16 --lr 1e-3"
@@ -52,7 +57,7 @@ def flags(files, tmp_path, monkeypatch):
         if "latents" in more:
             where += f" --image-latents {files}/a.npy --text-latents {files}/b.npy"
         rest = f"--cache-dir {tmp_path / 'cache'} --steps 12 --save-every 5 --device cpu {more}"
-        return f"--model bridge --dataset pairs {where} {small} {rest}".split()
+        return f"--dataset pairs {where} {small} {rest}".split()
 
     return make
 
@@ -75,7 +80,7 @@ def log_of(folder):
 
 
 def one_side(flags, more=""):
-    args = train.parse(flags(more))
+    args = train_bridge.parse(flags(more))
     args.amp = "off"
     return train_bridge.make_learners(args, CPU, 0, 1)[0][0]
 
@@ -88,7 +93,7 @@ def one_side(flags, more=""):
 )
 def test_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, more):
     """Otherwise weights, average, moments, an optimiser or the turn hang on more than the step."""
-    train.main(flags(more, "whole"))
+    train_bridge.main(flags(more, "whole"))
     real = train_bridge.draw_batch
 
     def dies(side, step, *mine):
@@ -98,8 +103,8 @@ def test_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, more):
 
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
         m.setattr(train_bridge, "draw_batch", dies)
-        train.main(flags(more, "killed"))
-    train.main(flags(f"{more} --resume", "killed"))
+        train_bridge.main(flags(more, "killed"))
+    train_bridge.main(flags(f"{more} --resume", "killed"))
     a, b = (
         runs.load_checkpoint(str(tmp_path / k / "model.pt"))["learners"]
         for k in ("whole", "killed")
@@ -115,8 +120,10 @@ def test_seeds_differ_and_so_do_directions(flags):
     assert not torch.equal(*(side.net.net.embed.weight for side in sides))
     a, b = (train_bridge.draw_batch(side, 3) for side in sides)
     assert not torch.equal(a[0], b[0]) and not torch.equal(a[2].eps, b[2].eps)
-    there, back = train_bridge.make_learners(train.parse(flags("--dataset latents")), CPU, 0, 1)[0]
-    assert (there.direction, back.direction) == train.DIRECTIONS
+    there, back = train_bridge.make_learners(
+        train_bridge.parse(flags("--dataset latents")), CPU, 0, 1
+    )[0]
+    assert (there.direction, back.direction) == DIRECTIONS
     assert there.shapes == back.shapes[::-1] == [[7], [11]]
     assert not torch.equal(
         train_bridge.draw_batch(there, 3)[0], train_bridge.draw_batch(back, 3)[1]
@@ -125,7 +132,7 @@ def test_seeds_differ_and_so_do_directions(flags):
 
 def test_training_learns(flags, tmp_path):
     """Otherwise the loop runs and teaches nothing: L_pred falls, and the samples follow y."""
-    train.main(flags("--steps 120 --lr 3e-3 --lr-modality 1e-2 --save-every 20 --ema 0.9"))
+    train_bridge.main(flags("--steps 120 --lr 3e-3 --lr-modality 1e-2 --save-every 20 --ema 0.9"))
     L_pred = [float(row[3]) for row in log_of(tmp_path / "run")]
     assert L_pred[0] > 0.3 and L_pred[-1] < 0.5 * L_pred[0]
     side = one_side(flags)
@@ -148,13 +155,13 @@ def test_batches_are_slices_of_one_global_batch(flags):
 def test_two_processes_equal_one(flags, tmp_path):
     """Otherwise gradients, moments or InfoNCE's negatives are one process's, not the batch's."""
     more = "--procedure end-to-end --w-nce 1 --tau 0.5 --clip 1e9"
-    train.main(flags(more, "one"))
+    train_bridge.main(flags(more, "one"))
     code = """if True:
-        import os, sys, torch._dynamo, train  # AdamW imports it, late
-        pictures.draw_losses = print
+        import os, sys, torch._dynamo, train_bridge  # AdamW imports it, late
+        train_bridge.draw_losses = print
         other = os.fork()  # so the imports are paid once; torch has not computed yet
         os.environ["RANK"] = "0" if other else "1"
-        train.train(train.parse(sys.argv[1:]))
+        train_bridge.train(train_bridge.parse(sys.argv[1:]))
         sys.exit(other and os.waitpid(other, 0)[1] != 0)"""
     group = {"WORLD_SIZE": "2", "MASTER_PORT": str(10_000 + os.getpid() % 10_000)}
     group |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -177,8 +184,7 @@ def test_two_processes_equal_one(flags, tmp_path):
 def test_turns():
     """Otherwise the three procedures are not LD's: who moves when, and who is there to move."""
     turns = lambda more: [
-        train_bridge.turn_of(s, train.parse(f"--model bridge --steps 9 {more}".split()))
-        for s in range(9)
+        train_bridge.turn_of(s, train_bridge.parse(f"--steps 9 {more}".split())) for s in range(9)
     ]
     assert turns("--ratio 1") == (["modality", "bridge"] * 5)[:9]
     assert turns("--ratio 2") == ["modality", "bridge", "bridge"] * 3
@@ -218,7 +224,7 @@ def test_only_the_one_whose_turn_it_is_moves(flags, procedure, step, moves):
 def test_learning_rate_restarts_for_the_second_of_two_steps():
     """Otherwise the bridge of a two-step run is trained with what the modality models left over."""
     rate = lambda step, more="": train_bridge.decay_at(
-        step, train.parse(f"--model bridge --steps 800 {more}".split())
+        step, train_bridge.parse(f"--steps 800 {more}".split())
     )
     two = "--procedure two-step --cosine"
     assert [rate(s, two) for s in (400, 500, 799)] == [rate(s, two) for s in (0, 100, 399)]
@@ -233,7 +239,7 @@ def test_learning_rate_restarts_for_the_second_of_two_steps():
 def test_mixed_precision_trains(flags, tmp_path):
     """Otherwise autocast or the GradScaler breaks a step; these are the lines a GPU runs."""
     for amp in ("off", "bf16", "fp16"):
-        train.main(flags(f"--procedure end-to-end --amp {amp}", amp))
+        train_bridge.main(flags(f"--procedure end-to-end --amp {amp}", amp))
     off, *low = (saved(tmp_path / amp) for amp in ("off", "bf16", "fp16"))
     for side in low:
         assert all(v.dtype == torch.float32 for v in side["net"].values())  # master weights
@@ -255,18 +261,18 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoint(flags, tmp_path, monke
 
     monkeypatch.setattr(train_bridge, "draw_batch", poisoned)
     with pytest.raises(runs.RunError, match=r"step 10: the loss of y->x is nan.*--lr"):
-        train.main(flags())
+        train_bridge.main(flags())
     assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 5
     assert all(v.isfinite().all() for v in flat(saved(tmp_path / "run")).values())
 
 
 def test_resume_refuses_other_settings(flags, tmp_path):
     """Otherwise half a run is trained with one temperature and half with another."""
-    train.main(flags())
+    train_bridge.main(flags())
     with pytest.raises(runs.RunError, match=r"--tau was 0\.07, now 0\.5"):
-        train.main(flags("--resume --tau 0.5"))
+        train_bridge.main(flags("--resume --tau 0.5"))
     with pytest.raises(runs.RunError, match="--overwrite replaces"):
-        train.main(flags())
+        train_bridge.main(flags())
     assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["args"]["tau"] == 0.07
 
 
@@ -277,7 +283,7 @@ def test_checkpoint(flags, tmp_path, monkeypatch):
     note = lambda path, c: (seen.append((c["step"], c["finished"])), real(path, c))
     monkeypatch.setattr(runs, "save_checkpoint", note)
     monkeypatch.setattr(runs, "load_encoders", lambda *a: pytest.fail("encoders for arrays"))
-    assert train.train(train.parse(flags("--loss rec --w-nce 0")))
+    assert train_bridge.train(train_bridge.parse(flags("--loss rec --w-nce 0")))
     assert seen == [(5, False), (10, False), (12, False), (12, True)]
     checkpoint, side = (
         runs.load_checkpoint(str(tmp_path / "run" / "model.pt")),
@@ -286,18 +292,18 @@ def test_checkpoint(flags, tmp_path, monkeypatch):
     assert checkpoint["encoders"] == {} and side["shapes"] == [[7], [1, 8, 8]]
     moments = side["net"]["moments"]
     assert torch.equal(moments, side["ema"]["module.moments"]) and moments[2] != 0
-    args = train.argparse.Namespace(**checkpoint["args"])
-    ema = train.AveragedModel(runs.make_bridge(args, *side["shapes"]))
+    args = argparse.Namespace(**checkpoint["args"])
+    ema = AveragedModel(runs.make_bridge(args, *side["shapes"]))
     ema.load_state_dict(side["ema"])
     assert not same(ema.module.state_dict(), side["net"])  # it is an average
     assert {row[4] for row in log_of(tmp_path / "run")} == {"0"}  # --w-nce 0: no InfoNCE
-    DRAW(str(tmp_path / "run" / "log.csv"), str(tmp_path / "loss.png"), train.LOSSES["bridge"])
+    DRAW(str(tmp_path / "run" / "log.csv"), str(tmp_path / "loss.png"), train_bridge.LOSSES)
     assert (tmp_path / "loss.png").stat().st_size > 5000
 
 
 def test_data_space_runs(flags, files, tmp_path):
     """Otherwise LD's baseline, a bridge of pixels, stumbles over the models it has not."""
-    train.main(flags(f"--data-space --source-dir {files}/x"))
+    train_bridge.main(flags(f"--data-space --source-dir {files}/x"))
     assert list(saved(tmp_path / "run")["optimizers"]) == ["bridge"]
     assert all(row[3:5] == ["0", "0"] for row in log_of(tmp_path / "run"))
 
@@ -305,8 +311,7 @@ def test_data_space_runs(flags, files, tmp_path):
 @pytest.mark.parametrize(
     "wrong, says",
     [
-        ("--gamma 2", "--gamma is not a flag of --model bridge"),
-        ("--dataset cocoo", "no data set 'cocoo'; there are glyphs"),
+        ("--dataset cocoo", "no data set 'cocoo'; there are glyph-sr"),
         ("--width 16 --heads 3", "--heads"),
         ("--tau 0", "--tau 0"),
         ("--p-T 2", "--p-T is a share"),
@@ -319,26 +324,27 @@ def test_data_space_runs(flags, files, tmp_path):
 )
 def test_wrong_flags_are_one_clear_line(flags, tmp_path, wrong, says):
     """Otherwise a slip in the command ends in a traceback, or in another run than asked."""
-    with pytest.raises((runs.RunError, train.data.DataError, ValueError)) as error:
-        train.main(flags(wrong))
+    with pytest.raises((runs.RunError, DataError, ValueError)) as error:
+        train_bridge.main(flags(wrong))
     assert says in str(error.value)
     assert "folder" in says or "\n" not in str(error.value)  # a missing set shows its tree
     assert not (tmp_path / "run").exists()
 
 
-def test_flags_of_the_bridge_do_not_reach_the_translator():
+def test_flags_of_the_bridge_do_not_reach_the_translator(capsys):
     """Otherwise they are ignored in silence."""
     for name in ("glyph-sr", "glyph-names", "pairs"):
-        with pytest.raises(runs.RunError, match=f"{name} has .* they are for --model bridge"):
+        with pytest.raises(runs.RunError, match=f"{name} has .* they are for train_bridge.py"):
             train.parse(["--dataset", name])
-    for flag in ("--procedure two-step", "--w-nce 0", "--no-data-space"):
-        with pytest.raises(runs.RunError, match="is not a flag of --model translator"):
-            train.parse(flag.split())
+    for script, flag in ((train, "--procedure two-step"), (train_bridge, "--gamma 2")):
+        with pytest.raises(SystemExit):
+            script.parse(flag.split())
+        assert f"unrecognized arguments: {flag}" in capsys.readouterr().err
 
 
 def test_presets():
     """Otherwise the defaults are not LD's on its data sets, or a laptop's on glyphs."""
-    parse = lambda line: train.parse(f"--model bridge {line}".split())
+    parse = lambda line: train_bridge.parse(f"{line}".split())
     faces, glyphs, quick = parse("--dataset celebahq"), parse(""), parse("--quick")
     assert (faces.steps, faces.batch, faces.ema, faces.cosine) == (200_000, 64, 0.9999, False)
     assert (faces.tokens, faces.dim, faces.layers, faces.procedure) == (64, 64, 6, "iterative")

@@ -1,0 +1,101 @@
+"""
+The house: which file may import which. Every script runs in a fresh interpreter.
+
+The floors are those of the README's reading order: an import that points up makes a circle sooner
+or later, and a circle loads a script twice, once as `__main__` and once under its name.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = [  # a file may import from lower floors, and from earlier ones of its own
+    ["metrics", "ddim_translator", "bridge_networks", "glyphs", "devices"],
+    ["latent_bridge", "data_files", "data_pairs", "data"],
+    ["encoders", "latents"],
+    ["runs", "arguments"],
+    ["baselines", "scores", "pictures"],
+    ["evaluate", "evaluate_bridge"],
+    ["train", "train_bridge"],
+    ["tables.captioning", "tables.text_to_image", "tables.encoder_pairs", "tables.small_clip"],
+    ["tables.lddbm"],
+    ["reproduce"],
+]
+ORDER = [name for floor in FLOORS for name in floor]
+MOST_LINES = 520
+
+
+def path_of(name):
+    return ROOT / (name.replace(".", "/") + ".py")
+
+
+def imports_of(name):
+    """The files of ours that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path_of(name).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "tables":
+            found |= {f"tables.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    return found & set(ORDER)
+
+
+def test_every_file_has_a_floor():
+    """Otherwise a new file is outside of the rule."""
+    files = [path.stem for path in ROOT.glob("*.py")]
+    files += [f"tables.{path.stem}" for path in (ROOT / "tables").glob("*.py")]
+    assert sorted(files) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_point_down(name):
+    """Otherwise two files need each other, and neither can be read first."""
+    above = set(ORDER[ORDER.index(name) :])
+    assert imports_of(name) & above == set()
+
+
+def test_theory_imports_nothing_above_runs():
+    """Otherwise checking a theorem loads the tables."""
+    allowed = set(ORDER[: ORDER.index("pictures") + 1])
+    for path in (ROOT / "theory").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in ORDER:
+                assert node.module in allowed, path.name
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("*.py"), *ROOT.glob("t*/*.py")]), ids=str)
+def test_files_can_be_read_in_one_sitting(path):
+    """Otherwise a file has become two."""
+    if path.parent.name != "tests":
+        assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+LOAD = """
+import runpy, sys
+sys.path.insert(0, {root!r})
+sys.argv = [{script!r}, "--help"]
+try:
+    runpy.run_path({script!r}, run_name="__main__")
+except SystemExit as stop:
+    assert stop.code in (0, None), stop.code
+files = [getattr(m, "__file__", None) for m in list(sys.modules.values())]
+ours = [f for f in files if f and f.startswith({root!r}) and "site-packages" not in f]
+assert {script!r} not in ours, "the script was loaded again under its name"
+assert len(ours) == len(set(ours)), ours
+"""
+
+
+@pytest.mark.parametrize("name", ["train", "train_bridge", "reproduce", "tables.lddbm", "data"])
+def test_no_script_is_loaded_twice(name):
+    """Otherwise there are two RunErrors, and `except RunError` does not catch the other one."""
+    code = LOAD.format(root=str(ROOT), script=str(path_of(name)))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "usage" in done.stdout
