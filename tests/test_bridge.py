@@ -19,8 +19,8 @@ from scipy.integrate import quad
 
 import bridge_networks
 import latent_bridge as lb
-from bridge_networks import DESIGNS
-from latent_bridge import Bridge, Kernel, dbim, heun, info_nce
+from bridge_networks import DESIGNS, ModalityDecoder, ModalityEncoder
+from latent_bridge import Bridge, Kernel, dbim, heun, info_nce, time_grid
 
 B, N, D, W = 5, 4, 6, 16
 KINDS, END = ("vp", "ve"), {"vp": 1.0, "ve": 80.0, "sub-vp": 1.0}
@@ -207,12 +207,15 @@ def error(run, n):
     return ((mean - MEAN).abs() / VAR.sqrt()).max().item(), ((var - VAR) / VAR).abs().max().item()
 
 
-def sampled(kind, S, eta=0.0, order=1, times="uniform"):
-    """(errors of mean and variance, relative) of DBIM with S network evaluations."""
-    calls, k = [], Kernel(kind)
-    how = dict(kernel=k, times=time_grid(S, k.T, times), eta=eta, order=order)
-    run = lambda z_T, randn: complete(dbim(exact(kind, calls), z_T, **how, randn=randn), z_T)
-    errors = error(run, S)  # boot, and with eta's noise at each step or at each but the last
+def sampled(kind, S, times="uniform", sampler=None, noises=None, **how):
+    """(errors of mean and variance, relative) of DBIM, or another sampler, in S evaluations.
+
+    noises: the most draws of it, S if not given: boot, and with eta's noise at each step or at each
+    but the last."""
+    calls, k, sampler = [], Kernel(kind), sampler or dbim
+    grid, denoise = time_grid(S, k.T, times), exact(kind, calls)
+    run = lambda z_T, randn: complete(sampler(denoise, z_T, k, grid, randn=randn, **how), z_T)
+    errors = error(run, noises or S)
     if not (len(calls) == S and calls[0] == k.T and min(calls) > 0):
         told = f"{len(calls)} evaluations, from t = {calls[0]:g} to {min(calls):g}" if calls else 0
         raise Mistake(f"{S} times and 0: one evaluation at each but 0, T first; here {told}")
@@ -222,7 +225,7 @@ def sampled(kind, S, eta=0.0, order=1, times="uniform"):
 def complete(z_0, z_T):
     """z_0, if it is an answer at all."""
     if getattr(z_0, "shape", None) != z_T.shape:
-        raise Mistake(f"dbim has to return a tensor of z_T's shape {tuple(z_T.shape)}")
+        raise Mistake(f"a sampler has to return a tensor of z_T's shape {tuple(z_T.shape)}")
     if not z_0.isfinite().all():
         raise Mistake(
             "NaN or Inf: off z_T, where std_T = 0, eps_hat is 0 / 0, so the first step is a boot; "
@@ -234,7 +237,7 @@ def complete(z_0, z_T):
 def gains(kind, times, eta, z_0):
     """(mean, gain of the boot's noise, gain of the second step's), (2, 3) each; z_0 is known."""
     rows, denoise = [], lambda z, t: z_0.expand_as(z)
-    run = lambda z_T, randn: dbim(denoise, z_T, Kernel(kind), times, eta, 1, randn)
+    run = lambda z_T, randn: dbim(denoise, z_T, Kernel(kind), times, eta, randn)
     impulses(lambda z_T, randn: rows.append(complete(run(z_T, randn), z_T)) or rows[0], 2)
     return rows[0][0], *(rows[0][1:] - rows[0][0]).abs()
 
@@ -261,8 +264,8 @@ def test_dbim_keeps_the_marginal(kind, eta):
         (s_s, var_s), (s_t, var_t) = base(kind, s), base(kind, t)
         on_z_t = s_t / s_s * var_s / var_t  # eta = 1: the base process conditioned on z_t
         assert a == pytest.approx(a_t * on_z_t)  # nothing of z_T beside it
-        omega = eta * math.sqrt(var_s * (1 - var_s / s_s**2 / (var_t / s_t**2)))
-        left = math.sqrt(std**2 - omega**2)
+        new = eta * math.sqrt(var_s * (1 - var_s / s_s**2 / (var_t / s_t**2)))
+        left = math.sqrt(std**2 - new**2)
         assert eta < 1 or left == pytest.approx(std_t * on_z_t)
         told, same = f"eta = {eta}, z_0 known, t = {t:g}, s = {s:g}: ", lambda x: x + 0 * z_0
         mean, kept, fresh = gains(kind, [T, t, s], eta, z_0)
@@ -277,29 +280,35 @@ def test_dbim_keeps_the_marginal(kind, eta):
             "noise at the last step: at s = 0 std_s is 0, and z_0 is z0_hat": same(eta * std_t),
             "eta = 1 is not Markov: noise of eta std_s forgets z_t": same(eta * std),
             "no fresh noise is added, though eta > 0": same(0),
-            "eta scales omega, not omega^2": same(omega / max(eta, 0.1) ** 0.5),
+            "eta scales omega, not omega^2": same(new / max(eta, 0.1) ** 0.5),
         }
-        grade(fresh, same(omega), wrong, what=told + "what z_s has of fresh noise")
+        grade(fresh, same(new), wrong, what=told + "what z_s has of fresh noise")
         wrong = {
             "variance too large: omega^2 is not subtracted from what is kept": same(std),
-            "variances add up, not std: kept^2 + omega^2 = std_s^2": same(std - omega),
+            "variances add up, not std: kept^2 + omega^2 = std_s^2": same(std - new),
             "the old level's std_t of eps_hat is kept: z_s has std_s": same(std_t),
         }
         grade(kept, same(left), wrong, what=told + "what z_s has of eps_hat")
 
 
-ORDERS = [*(pytest.param(eta, 1, marks=graded("dbim")) for eta in (0, 0.5, 1)), (0, 2), (0, 3)]
+GRIDS = [("vp", "uniform"), ("vp", "karras"), ("ve", "karras")]
 
 
-@pytest.mark.parametrize("kind, times", [("vp", "uniform"), ("vp", "karras"), ("ve", "karras")])
-@pytest.mark.parametrize("eta, order", ORDERS)
-def test_dbim_reproduces_a_gaussian(kind, times, eta, order):
-    """Otherwise the step is not DBIM's: mean and variance approach the posterior as 1 / S."""
-    few, many = (sampled(kind, S, eta, order, times) for S in (50, 400))
+def tends_to_the_posterior(kind, times, **how):
+    """Raises Mistake unless the mean is exact and the variance's error falls as 1 / S."""
+    few, many = (sampled(kind, S, times, **how) for S in (50, 400))
     if not few[0] < 1e-6:
         raise Mistake("the mean of the samples is off: it is exact at any number of steps")
     if not (many[1] < 0.04 and many[1] < 0.2 * few[1] < 0.05):
         raise Mistake("the variance of the samples does not come near as 1 / evaluations")
+
+
+@graded("dbim")
+@pytest.mark.parametrize("kind, times", GRIDS)
+@pytest.mark.parametrize("eta", [0, 0.5, 1])
+def test_dbim_reproduces_a_gaussian(kind, times, eta):
+    """Otherwise the step is not DBIM's: mean and variance approach the posterior as 1 / S."""
+    tends_to_the_posterior(kind, times, eta=eta)
 
 
 @graded("dbim")
@@ -351,26 +360,109 @@ def test_pinned_in_the_kernel(kind, times, impl, monkeypatch):
         )
 
 
-def test_higher_orders_are_better():
+# -- order 2 as an exercise
+
+
+def integral(past, lam_s, slope_of=lambda h, e: h + e):
+    """int exp(lam) z0_hat(lam) dlam from the latest of past = [(lam, z0_hat), ...] to lam_s.
+
+    z0_hat is a line through the last two values, or constant if there is but one."""
+    lam, z = past[0]
+    h = lam_s - lam
+    e = torch.expm1(-h)
+    total = -e * z
+    if past[1:]:
+        lam_u, z_u = past[1]
+        total = total + slope_of(h, e) * (z - z_u) / (lam - lam_u)
+    return lam_s.exp() * total
+
+
+def by_orders(denoise, z_T, kernel, times, randn, integral=integral, order=2):
+    """DBIM at eta = 0 by its ODE, d(z / std) = z_T d(a / std) + z0_hat d exp(lam)."""
+    a, b, std = kernel(times[1])
+    z, past = a * z_T + b * denoise(z_T, times[0]) + std * randn(z_T.shape, device=z_T.device), []
+    for t, s in zip(times[1:-1], times[2:], strict=True):
+        (a, b, std), (a_s, b_s, std_s) = kernel(t), kernel(s)
+        z0_hat = denoise(z, t)
+        past = [((b / std).log(), z0_hat), *past[: order - 1]]
+        if s == 0:
+            return z0_hat
+        moved = std_s * integral(past, (b_s / std_s).log())
+        z = std_s / std * z + (a_s - a * std_s / std) * z_T + moved
+    return z
+
+
+def mistakes_of_order_2(*case):
+    """{what is said: the sample of this mistake}."""
+    do = lambda f=integral, **kw: by_orders(*case, integral=f, **kw)
+    kept = lambda past: [past[0], *((2 * past[0][0] - lam, z) for lam, z in past[1:])]
+    flat = lambda past, lam_s: [past[0], *((2 * past[0][0] - lam_s, z) for _, z in past[1:])]
+    h_squared = "the slope has the weight h^2 / 2, its first term: integrate exp(lam) exactly"
+    middle = "this is DPM-Solver++'s rule, the slope to the middle of the step: (1 - e^-h) h / 2"
+    return {
+        "this is order 1: z0_hat is held over the step, its slope is not used": do(order=1),
+        "the slope has the wrong sign: it is (z0_hat at t - z0_hat at u) / (lam_t - lam_u)": do(
+            lambda past, lam_s: integral(kept(past), lam_s)
+        ),
+        "the slope is over the last step, lam_t - lam_u, not over the next, lam_s - lam_t": do(
+            lambda past, lam_s: integral(flat(past, lam_s), lam_s)
+        ),
+        middle: do(functools.partial(integral, slope_of=lambda h, e: -e * h / 2)),
+        h_squared: do(functools.partial(integral, slope_of=lambda h, e: h**2 / 2)),
+    }
+
+
+@graded("dbim2")
+@pytest.mark.parametrize("kind", KINDS)
+def test_order_2_step_by_step(kind, impl):
+    """Otherwise a step of order 2 is not the integral of exp(lam) times a line."""
+    T, kernel, z_T = END[kind], Kernel(kind), torch.randn(B, N, D).double()
+    noise, f = torch.randn(B, N, D).double(), lambda z, t: z.sin() + t / T
+    draw = lambda shape, device=None: noise
+    for n, told in (
+        (2, "the boot: fresh noise of std_s, as in order 1"),
+        (3, "the step after the boot: one value is known, so it is of order 1"),
+        (4, "the first step that has two values"),
+        (5, "a later step"),
+    ):
+        case = f, z_T, kernel, [x * T for x in (1.0, 0.8, 0.5, 0.3, 0.1)][:n], draw
+        wrong = {} if n < 4 else mistakes_of_order_2(*case)
+        if n == 3:
+            back = lambda z, t: 0 * z if t == T else f(z, t)
+            a = by_orders(back, *case[1:])
+            wrong["there is no lambda at T, where std is 0: the boot's z0_hat is no past value"] = a
+        grade(complete(impl.dbim2(*case), z_T), by_orders(*case), wrong, rtol=1e-6, what=told)
+
+
+@graded("dbim2")
+@pytest.mark.parametrize("kind, times", GRIDS)
+def test_order_2_reproduces_a_gaussian(kind, times, impl):
+    """Otherwise noise is drawn after the boot, or the last step, to std = 0, is not of order 1."""
+    tends_to_the_posterior(kind, times, sampler=impl.dbim2, noises=1)
+
+
+@graded("dbim2")
+def test_order_2_is_better(impl):
     """Otherwise extrapolation gains nothing: at 20 evaluations."""
-    first, second, third = (sampled("vp", 20, order=k)[1] for k in (1, 2, 3))
-    assert second < 0.55 * first and third < 0.65 * first
-    first, second, third = (sampled("ve", 20, 0, k, "karras")[1] for k in (1, 2, 3))
-    assert third < second / 3 < first / 5
+    error = sampled("vp", 20, sampler=impl.dbim2)[1]
+    impl.number("variance error of order 2 in 20 evaluations", error, 0.0, 1e-3)
+    error = sampled("ve", 20, "karras", impl.dbim2)[1]
+    if not error < sampled("ve", 20, "karras")[1] / 3:
+        raise Mistake(f"VE, Karras grid: {error:.3f} is not a third of order 1's error")
 
 
-def test_order_one_is_eta_zero():
+def test_the_oracle_of_order_2():
     """Otherwise lambda or its integral is off: with one past value they are the same step."""
     k, z_T, noise = Kernel(), torch.randn(B, N, D).double(), torch.randn(B, N, D).double()
-    f = lambda z, t: z.sin() + t
-    one, two = (dbim(f, z_T, k, [1.0, 0.8, 0.5], 0, m, lambda s, device: noise) for m in (1, 2))
-    close(one, two)
-    for order, n in ((1, 1), (2, 2), (3, 3), (3, 2)):
-        poly = np.polynomial.Polynomial([0.7, -1.3, 0.9][:n])
-        lam = torch.tensor([0.4, -0.5, -1.1, 1.7]).double()
-        past = [(x, poly(x)) for x in lam[:order]]
-        want = quad(lambda x: math.exp(x) * poly(x), lam[0], lam[3])[0]
-        assert lb.integral(past, lam[3]).item() == pytest.approx(want, rel=1e-9)
+    f, draw = lambda z, t: z.sin() + t, lambda s, device: noise
+    for times in ([1.0, 0.8, 0.5], [1.0, 0.8, 0.5, 0.2, 0.0]):
+        close(dbim(f, z_T, k, times, 0, draw), by_orders(f, z_T, k, times, draw, order=1))
+    for n in (1, 2):
+        poly = np.polynomial.Polynomial([0.7, -1.3][:n])
+        lam = torch.tensor([0.4, -0.5, 1.7]).double()
+        past = [(x, poly(x)) for x in lam[:n]]
+        want = quad(lambda x: math.exp(x) * poly(x), lam[0], lam[2])[0]
+        assert integral(past, lam[2]).item() == pytest.approx(want, rel=1e-9)
 
 
 def test_grid():
@@ -472,8 +564,8 @@ def test_designs(design):
 
 def test_gates_start_at_zero():
     """Otherwise adaLN-zero is not: a new block must be the identity, both its gates closed."""
-    h, block = torch.randn(B, N, W), bridge_networks.Block(W, 2, time=True)
-    assert torch.equal(block(h, torch.randn(B, W)), h)
+    h, block = torch.randn(B, N, W), bridge_networks.DecoderBlock(W, 2)
+    assert torch.equal(block(h, torch.randn(B, W), memory=None), h)
 
 
 @pytest.mark.parametrize("design", DESIGNS[1:])
@@ -910,8 +1002,8 @@ def test_sample(kind):
     for how, nfe, z_0 in (
         (dict(steps=1), 1, f(z_T, T)),
         (dict(steps=1, eta=1), 1, f(z_T, T)),
-        (dict(steps=5, eta=0.7), 5, dbim(f, z_T, k, uniform, 0.7, 1, fixed())),
-        (dict(steps=5, order=3, times="karras"), 5, dbim(f, z_T, k, karras, 0, 3, fixed())),
+        (dict(steps=5, eta=0.7), 5, dbim(f, z_T, k, uniform, 0.7, fixed())),
+        (dict(steps=5, times="karras"), 5, dbim(f, z_T, k, karras, 0, fixed())),
         (dict(steps=3, sampler="heun", churn=0.2), 8, heun(f, z_T, k, 3, 0.2, randn=fixed())),
         (dict(steps=3, sampler="heun", churn=0), 5, heun(f, z_T, k, 3, 0)),
     ):
@@ -927,7 +1019,7 @@ def test_finite_in_float32(kind):
     """Otherwise 0 / 0 at an end, where std = 0, or nothing random is left after the boot."""
     bridge, (y, _) = tiny(kernel=kind), batch()
     for steps in (1, 2, 3):
-        for how in (dict(order=1), dict(order=3), dict(eta=1.0), dict(sampler="heun")):
+        for how in ({}, dict(eta=1.0), dict(sampler="heun")):
             x_hat, again = (bridge.sample(y, steps, times="karras", **how)[0] for _ in range(2))
             assert x_hat.dtype == torch.float32 and x_hat.isfinite().all(), (steps, how)
             assert torch.equal(x_hat, again) == (steps == 1 and "sampler" not in how)
@@ -978,8 +1070,8 @@ def test_rows_stay_rows():
         assert torch.equal(bridge_networks.from_image(image, tuple(x.shape[1:])), x)
 
 
-@pytest.mark.parametrize("order, eta", [(2, 0.5), (3, 1.0), (4, 0.0), (1, 1.5)])
-def test_dbim_refuses_what_it_would_ignore(order, eta):
-    """Otherwise noise that was asked for is silently left out of the higher orders."""
-    with pytest.raises(ValueError, match=f"order {order}, eta {eta}"):
-        dbim(lambda z, t: z, torch.zeros(2, 3, 5), Kernel(), time_grid(3, 1.0), eta, order)
+@pytest.mark.parametrize("eta", [-0.1, 1.5])
+def test_dbim_refuses_a_share_that_is_none(eta):
+    """Otherwise a variance is less than 0, and the noise of the samples is quietly another."""
+    with pytest.raises(ValueError, match=f"eta {eta}"):
+        dbim(lambda z, t: z, torch.zeros(2, 3, 5), Kernel(), time_grid(3, 1.0), eta)
