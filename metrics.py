@@ -1,20 +1,26 @@
 """
-metrics.py: the definitions of the metrics, and nothing else. Arrays or tensors in, floats out.
+metrics.py: the definitions of all metrics, and nothing else. Arrays or tensors in, floats out.
 
-Vectors  Cosine similarity (MT 4.2) says little by itself: a constant answer, the mean of the
-         training targets, already has a cosine of 0.7 on CLIP latents. So it comes with controls:
-         `centred_cosine`, where that constant scores 0, `unrelated_cosine`, the score against
-         somebody else's target, and `recall_at_k`, where a constant finds one query's answer in
-         G. `two_way` asks recall's question with a gallery of two.
-Images   psnr, ssim: distance to the truth. frechet: distance between two sets, pairs forgotten.
-         inception_score: is each image of a clear class, and are all classes there?
-Captions bleu, rouge_l: words in order shared with the references; as COCO's pycocoevalcap counts.
-Voxels   iou: distance to the truth. one_nna on chamfer: can the two sets be told apart?
-By hand  z_hat = [[1, 0], [1, 1]] and z = [[1, 0], [0, 2]] have cosines 1 and 0.7071, mean 0.8536.
-         Let z be the gallery and row n the answer of query n. Query 0 has rank 1. Query 1 is as
-         near to both rows: a tie, which counts against it, rank 2. So R@1 = 0.5 and R@2 = 1.
-Letters  N queries or shapes   G gallery   d width   B, C, H, W images   D, H, W voxels
-Errors   ValueError for NaN, Inf, nothing at all, and shapes that do not fit
+A table of scores is worth as much as its definitions: PSNR with another range, BLEU with another
+tokeniser, or retrieval that lets ties win are other numbers under the same names. So each metric
+stands here once, with its formula and its source, and the tests compare it with the field's tools.
+
+Vectors   cosine (MT 4.2) says little by itself: a constant answer, the mean of the training
+          targets, already has 0.7 on CLIP latents. Beside it stand centred_cosine, where that
+          constant scores 0; unrelated_cosine, the score against somebody else's target; and
+          recall_at_k, where a constant finds one query's answer in G. two_way is recall with a
+          gallery of two.
+Images    psnr, ssim: how far from the truth? frechet: how far apart are two sets, pairs forgotten?
+          inception_score: is each image of a clear class, and are all classes there?
+Captions  bleu, rouge_l: how many words, in order, are shared with the references? They count as
+          COCO's pycocoevalcap does.
+Voxels    iou: how far from the truth? one_nna, on chamfer: can two sets be told apart?
+By hand   z_hat = [[1, 0], [1, 1]] and z = [[1, 0], [0, 2]] have cosines 1 and 0.7071, mean 0.8536.
+          Let z be the gallery and row n the answer of query n. Query 0 has rank 1. Query 1 is as
+          near to both rows: a tie, which counts against it, rank 2. So R@1 = 0.5 and R@2 = 1.
+Letters   N queries or shapes   G gallery   d width   B, C, H, W images   D, H, W voxels
+Errors    ValueError for NaN, Inf, nothing at all, and shapes that do not fit
+Try       python -c "import metrics; print(metrics.cosine([[1, 0], [1, 1]], [[1, 0], [0, 2]]))"
 """
 
 import re
@@ -24,6 +30,9 @@ import numpy as np
 import torch
 import torch.nn.functional as fn
 from scipy.ndimage import distance_transform_edt
+
+# --------------------------------------------------------------------------------------------------
+# Vectors
 
 
 def rows(x):
@@ -35,6 +44,7 @@ def rows(x):
 
 
 def same(a, b):
+    """a and b as they are. Raises ValueError where shapes differ, which torch might broadcast."""
     if a.shape != b.shape:
         raise ValueError(f"shapes differ: {tuple(a.shape)} and {tuple(b.shape)}")
     return a, b
@@ -42,14 +52,15 @@ def same(a, b):
 
 def cosine(z_hat, z):
     """Mean over rows of z_hat . z / (|z_hat| |z|); both (N, d). Sim_txt or Sim_img of MT 4.2."""
-    return fn.cosine_similarity(*same(rows(z_hat), rows(z))).mean().item()
+    z_hat, z = same(rows(z_hat), rows(z))
+    return fn.cosine_similarity(z_hat, z).mean().item()
 
 
 def centred_cosine(z_hat, z, mean):
     """Cosine after subtracting `mean` (d,), the mean of the *training* targets, from both sides."""
-    z, mean = rows(z), torch.as_tensor(mean)
+    z_hat, z, mean = rows(z_hat), rows(z), torch.as_tensor(mean)
     same(z[0], mean)
-    return cosine(rows(z_hat) - mean, z - mean)
+    return cosine(z_hat - mean, z - mean)
 
 
 def unrelated_cosine(z_hat, z, groups, seed=0):
@@ -59,13 +70,19 @@ def unrelated_cosine(z_hat, z, groups, seed=0):
     groups, N = torch.as_tensor(groups), len(z_hat)
     if groups.shape != (N,) or (groups == groups[0]).all():
         raise ValueError(f"groups {tuple(groups.shape)}: {N} are needed, and at least two kinds")
+
+    # Sorted by group, the rows of my group stand together: at start, ..., start + size - 1.
     ordered, order = groups.sort()
-    start = torch.searchsorted(ordered, groups)  # my group is ordered[start : start + size]
-    size = torch.searchsorted(ordered, groups, right=True) - start
-    u = torch.rand(N, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    other = (u * (N - size)).long()
-    other += size * (other >= start)  # jumps over my group
-    return cosine(z_hat, rows(z)[order[other]])
+    start = torch.searchsorted(ordered, groups)
+    end = torch.searchsorted(ordered, groups, right=True)
+    size = end - start
+
+    # Draw one of the N - size other places: count as if my group were not there, then jump over it.
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.rand(N, generator=generator, dtype=torch.float64)  # in [0, 1)
+    place = (u * (N - size)).long()
+    place += size * (place >= start)
+    return cosine(z_hat, rows(z)[order[place]])
 
 
 def ranks(queries, gallery, positives, chunk=2048):
@@ -77,18 +94,18 @@ def ranks(queries, gallery, positives, chunk=2048):
     q, g = fn.normalize(rows(queries)), fn.normalize(rows(gallery))
     same(q[0], g[0])
     if len(positives) != len(q) or not all(len(right) for right in positives):
-        raise ValueError(
-            f"{len(positives)} lists of right answers for {len(q)} queries, none empty"
-        )
-    out = torch.empty(len(q), dtype=torch.long)
+        told = f"{len(positives)} lists of right answers for {len(q)} queries, none empty"
+        raise ValueError(told)
+    found = torch.empty(len(q), dtype=torch.long)
+    # In chunks of queries: 25,000 captions by 5,000 images at once would take 500 MB.
     for start in range(0, len(q), chunk):
-        sim = q[start : start + chunk] @ g.T  # (chunk, G)
-        for n, s in enumerate(sim, start):
+        similarity = q[start : start + chunk] @ g.T  # (chunk, G)
+        for n, s in enumerate(similarity, start):
             right = torch.as_tensor(positives[n])
             best = s[right].max()
             s[right] = -torch.inf  # other right answers are no competitors
-            out[n] = 1 + (s >= best).sum()
-    return out
+            found[n] = 1 + (s >= best).sum()
+    return found
 
 
 def recall_at_k(rank, k):
@@ -111,15 +128,17 @@ def two_way(queries, gallery):
     N = len(q)
     if N < 2:
         raise ValueError("two-way matching needs two pairs at least, here is 1")
-    sim = fn.normalize(q) @ fn.normalize(g).T  # (N, N)
-    sim = sim.float()  # the last bits are rounding and would decide ties
-    right = sim.diag()[:, None]
-    won = (right > sim).double() + (right == sim).double() / 2
-    return ((won.sum() - N / 2) / (N * (N - 1))).item()  # the diagonal ties with itself: N / 2
+    similarity = fn.normalize(q) @ fn.normalize(g).T  # (N, N)
+    # Computed in float64, compared in float32: the last bits are rounding and would decide ties.
+    similarity = similarity.float()
+    right = similarity.diag()[:, None]  # (N, 1)
+    won = (right > similarity).double() + (right == similarity).double() / 2
+    # The diagonal, where the right one meets itself, is N ties: N / 2 is taken off.
+    return ((won.sum() - N / 2) / (N * (N - 1))).item()
 
 
 # --------------------------------------------------------------------------------------------------
-# images
+# Images
 
 
 def images(x_hat, x, low, high):
@@ -127,6 +146,7 @@ def images(x_hat, x, low, high):
     x_hat, x = same(torch.as_tensor(x_hat).cpu().float(), torch.as_tensor(x).cpu().float())
     if x.ndim != 4 or not x.numel() or not (x_hat - x).isfinite().all():
         raise ValueError(f"finite images (B, C, H, W) are needed, these are {tuple(x.shape)}")
+    # The commonest mistake with PSNR: images in [-1, 1] scored as if they were in [0, 1].
     slack = 1e-4 * (high - low)  # rounding
     if not (low < high and low - slack <= x.min() and x.max() <= high + slack):
         span = f"[{x.min():g}, {x.max():g}]"
@@ -142,7 +162,8 @@ def psnr(x_hat, x, low=0.0, high=1.0):
     clamped to the range, as saving a picture does. Mean of decibels, not decibels of the mean."""
     x_hat, x = images(x_hat, x, low, high)
     mse = (x_hat - x).double().square().mean((1, 2, 3)) / (high - low) ** 2  # (B,)
-    return (-10 * mse.clamp(min=1e-10).log10()).mean().item()
+    decibels = -10 * mse.clamp(min=1e-10).log10()  # 1e-10 is the 100 dB
+    return decibels.mean().item()
 
 
 def ssim(x_hat, x, low=0.0, high=1.0):
@@ -154,18 +175,30 @@ def ssim(x_hat, x, low=0.0, high=1.0):
     x_hat, x = images(x_hat, x, low, high)
     if min(x.shape[2:]) < 11:
         raise ValueError(f"SSIM's window has 11 x 11 pixels, images are {tuple(x.shape[2:])}")
+
+    # The window is a product of two Gaussians, so blurring along columns, then along rows, will do.
     g = torch.exp(-(torch.arange(-5, 6).double() ** 2) / (2 * 1.5**2))
     g = (g / g.sum()).view(1, 1, 11, 1)
+
+    def blur(plane):
+        return fn.conv2d(fn.conv2d(plane, g), g.mT)
+
+    # Wang's constants. Without them two black windows would be 0 / 0, and the noise of two nearly
+    # flat ones would be compared as if it were structure.
     C1, C2 = (0.01 * (high - low)) ** 2, (0.03 * (high - low)) ** 2
-    out = []
-    for p, q in zip(x_hat.flatten(0, 1).split(256), x.flatten(0, 1).split(256), strict=True):
-        p, q = p.double()[:, None], q.double()[:, None]  # (up to 256 planes, 1, H, W)
-        maps = (p, q, p * p, q * q, p * q)
-        mu, nu, pp, qq, pq = (fn.conv2d(fn.conv2d(v, g), g.mT) for v in maps)
-        top = (2 * mu * nu + C1) * (2 * (pq - mu * nu) + C2)
-        bottom = (mu**2 + nu**2 + C1) * (pp - mu**2 + qq - nu**2 + C2)
-        out.append((top / bottom).mean((1, 2, 3)))
-    return torch.cat(out).mean().item()
+    scores = []
+    # 256 planes (image and channel) at a time: float64 and five blurs need memory.
+    parts_hat, parts = x_hat.flatten(0, 1).split(256), x.flatten(0, 1).split(256)
+    for part_hat, part in zip(parts_hat, parts, strict=True):
+        p = part_hat.double()[:, None]  # (up to 256, 1, H, W)
+        q = part.double()[:, None]
+        mu, nu = blur(p), blur(q)
+        covariance = blur(p * q) - mu * nu
+        variances = blur(p * p) - mu**2 + blur(q * q) - nu**2
+        top = (2 * mu * nu + C1) * (2 * covariance + C2)
+        bottom = (mu**2 + nu**2 + C1) * (variances + C2)
+        scores.append((top / bottom).mean((1, 2, 3)))
+    return torch.cat(scores).mean().item()
 
 
 def root(C):
@@ -178,16 +211,19 @@ def frechet(f, g):
     """Squared Frechet distance between Gaussians fitted to features f (N, d) and g (M, d).
 
     |mu_f - mu_g|^2 + tr(C_f + C_g - 2 (C_f C_g)^(1/2)), covariances with N - 1. FID, where the
-    features are Inception's. It falls with N: compare equal N only. The last trace is the sum of
-    the singular values of C_f^(1/2) C_g^(1/2), so covariances may be singular (N <= d)."""
+    features are Inception's. It falls with N: compare equal N only."""
     f, g = rows(f).double(), rows(g).double()
     same(f[0], g[0])
     if min(len(f), len(g)) < 2:
         raise ValueError(f"a covariance needs two rows at least, here are {len(f)} and {len(g)}")
-    C_f, C_g = (torch.atleast_2d(torch.cov(x.T)) for x in (f, g))  # (d, d); a scalar if d = 1
+    C_f = torch.atleast_2d(torch.cov(f.T))  # (d, d); torch gives a scalar if d = 1
+    C_g = torch.atleast_2d(torch.cov(g.T))
     mean = (f.mean(0) - g.mean(0)).square().sum()
+    # The trace of (C_f C_g)^(1/2) is the sum of the singular values of C_f^(1/2) C_g^(1/2). Unlike
+    # a matrix root of the product, that also works where covariances are singular (N <= d).
     cross = torch.linalg.svdvals(root(C_f) @ root(C_g)).sum()
-    return max(0.0, (mean + C_f.trace() + C_g.trace() - 2 * cross).item())
+    distance = mean + C_f.trace() + C_g.trace() - 2 * cross
+    return max(0.0, distance.item())
 
 
 def inception_score(p, splits=10):
@@ -200,22 +236,26 @@ def inception_score(p, splits=10):
         raise ValueError(f"p {p.shape}: (N, classes), N >= splits={splits}, none below 0 or NaN")
     if abs(p.sum(1) - 1).max() > 1e-3:
         raise ValueError("the rows of p do not sum to 1: give probabilities, softmax of the logits")
+    cuts = [i * len(p) // splits for i in range(1, splits)]
     scores = []
-    for part in np.split(p, [i * len(p) // splits for i in range(1, splits)]):
-        ratio = np.divide(part, part.mean(0), out=np.ones_like(part), where=part > 0)  # 0 log 0 = 0
-        scores.append(np.exp((part * np.log(ratio)).sum(1).mean()))
+    for part in np.split(p, cuts):
+        # Where p is 0, the ratio stays 1, for 0 log 0 is 0 here and NaN in floating point.
+        ones = np.ones_like(part)
+        ratio = np.divide(part, part.mean(0), out=ones, where=part > 0)
+        divergence = (part * np.log(ratio)).sum(1)  # KL of each row
+        scores.append(np.exp(divergence.mean()))
     return float(np.mean(scores)), float(np.std(scores))
 
 
 # --------------------------------------------------------------------------------------------------
-# captions
+# Captions
 
 TOKEN = re.compile(
     r"(?:mr|mrs|ms|dr|st|ave|ft|jr|vs|etc)\.|(?:[a-z]\.)+(?!\w)"  # keep their dot, as does p.m.
     r"|n't\b|'(?:s|m|d|ll|re|ve)\b|\w+?(?=n't\b)"  # is n't, dog 's
     r"|\b(?:can(?=not\b)|(?:gon|wan)(?=na\b)|got(?=ta\b))"  # can not, gon na
     r"|\w+(?:(?!'(?:s|m|d|ll|re|ve)\b)(?:[-'/.]|(?<=\d)[,:](?=\d))\w+)*"  # t-shirt, o'clock, 1,000
-    r"|[!?]+|\S"
+    r"|[!?]+|\S"  # !!, and whatever is left, a character each
 )
 DROPPED = set(".?!,:;-'`\"“”‘–—…")
 
@@ -223,10 +263,13 @@ DROPPED = set(".?!,:;-'`\"“”‘–—…")
 def caption_tokens(text):
     """List of the words of a caption, lower case, cut as in the Penn Treebank, punctuation dropped.
 
+    "A man isn't riding the dog's bike!" -> a man is n't riding the dog 's bike
+
     After pycocoevalcap's PTBTokenizer (Java, Stanford CoreNLP 3.4.1). Brackets stay, as they do
     there: its list drops -LRB-, but Java writes -lrb-; here "(", which counts alike. Java also
     knows further abbreviations (jan., no. 9), 'tis, y'all, lemme, and keeps at&t, @home, '80s."""
-    return [t for t in TOKEN.findall(text.lower().replace("’", "'")) if t not in DROPPED]
+    words = TOKEN.findall(text.lower().replace("’", "'"))
+    return [word for word in words if word not in DROPPED]
 
 
 def paired(hypotheses, references):
@@ -234,9 +277,21 @@ def paired(hypotheses, references):
     if not len(hypotheses) or len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} hypotheses, {len(references)} lists of references")
     for n, (h, refs) in enumerate(zip(hypotheses, references, strict=True)):
+        # A bare string is a sequence, too: its letters would be counted as words.
         if not len(refs) or any(isinstance(tokens, str) for tokens in (h, *refs)):
             raise ValueError(f"caption {n}: lists of tokens are needed, and one reference at least")
     return zip(hypotheses, references, strict=True)
+
+
+def ngrams(tokens, n):
+    """Counter of the n-grams: of "a b a b", n = 2: {(a, b): 2, (b, a): 1}."""
+    return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+
+
+def closest_length(tokens, refs):
+    """Length of the reference that is nearest in length; of two as near, the shorter."""
+    differences = [(abs(len(ref) - len(tokens)), len(ref)) for ref in refs]
+    return min(differences)[1]
 
 
 def bleu(hypotheses, references, n=4):
@@ -246,30 +301,40 @@ def bleu(hypotheses, references, n=4):
     (prod_{i<=k} correct_i / guess_i)^(1/k) min(1, exp(1 - closest / length)), k = 1..n, from sums
     over the set: i-grams of the hypotheses, how many of them are in a reference (each at most as
     often as in the one with most), words, and words of the reference of the closest length."""
-    tiny, small = 1e-15, 1e-9  # pycocoevalcap's: no 0 / 0
     correct, guess, length, closest = np.zeros(n), np.zeros(n), 0, 0
     for h, refs in paired(hypotheses, references):
         length += len(h)
-        closest += min((abs(len(ref) - len(h)), len(ref)) for ref in refs)[1]  # tie: shorter
+        closest += closest_length(h, refs)
         for k in range(n):
-            grams = lambda t: Counter(tuple(t[i : i + k + 1]) for i in range(len(t) - k))
+            # "the the the" earns no more "the"s than the reference with most of them has. | of two
+            # Counters takes the larger count of each n-gram, & the smaller.
             most = Counter()
             for ref in refs:
-                most |= grams(ref)  # the larger count of each
+                most |= ngrams(ref, k + 1)
             guess[k] += max(0, len(h) - k)
-            correct[k] += (grams(h) & most).total()  # the smaller count of each
-    score = np.cumprod((correct + tiny) / (guess + small)) ** (1 / np.arange(1, n + 1))
+            correct[k] += (ngrams(h, k + 1) & most).total()
+
+    # Geometric means of the precisions of 1-grams, of 1- and 2-grams, ... Nothing divides by 0:
+    # the two small numbers are pycocoevalcap's.
+    tiny, small = 1e-15, 1e-9
+    precision = (correct + tiny) / (guess + small)
+    score = np.cumprod(precision) ** (1 / np.arange(1, n + 1))
+    # Few sure words would have a high precision: what is shorter than its references pays for it.
     ratio = (length + tiny) / (closest + small)
     return score * np.exp(min(0, 1 - 1 / ratio))
 
 
 def lcs(a, b):
-    """Length of the longest common subsequence of two lists, by rows of the usual table."""
+    """Length of the longest common subsequence of two lists: same order, gaps allowed.
+
+    Row i of the usual table holds, at j, the answer for the first i words of a and the first j of
+    b. A row needs only the one above it."""
     row = [0] * (len(b) + 1)
     for x in a:
         above, row = row, [0]
         for j, y in enumerate(b):
-            row.append(above[j] + 1 if x == y else max(above[j + 1], row[j]))
+            longest = above[j] + 1 if x == y else max(above[j + 1], row[j])
+            row.append(longest)
     return row[-1]
 
 
@@ -281,14 +346,17 @@ def rouge_l(hypotheses, references, beta=1.2):
     scores = []
     for h, refs in paired(hypotheses, references):
         common = [lcs(h, ref) for ref in refs]
+        # max(1, ...): an empty caption has nothing in common, and 0 / 1 is 0.
         P = max(common) / max(1, len(h))
-        R = max(c / max(1, len(ref)) for c, ref in zip(common, refs, strict=True))
-        scores.append((1 + beta**2) * P * R / (R + beta**2 * P) if P else 0.0)
+        recalls = [c / max(1, len(ref)) for c, ref in zip(common, refs, strict=True)]
+        R = max(recalls)
+        score = (1 + beta**2) * P * R / (R + beta**2 * P) if P else 0.0
+        scores.append(score)
     return float(np.mean(scores))
 
 
 # --------------------------------------------------------------------------------------------------
-# voxels
+# Voxels
 
 
 def solids(x):
@@ -305,19 +373,24 @@ def iou(a, b):
 
     Per object: pooled over the set, large objects would decide."""
     a, b = same(solids(a).flatten(1), solids(b).flatten(1))
-    both, either = (a & b).sum(1).double(), (a | b).sum(1)
+    both = (a & b).sum(1).double()  # (N,)
+    either = (a | b).sum(1)
     return torch.where(either > 0, both / either, 1.0).mean().item()
 
 
 def one_way(a, b):
     """(N, M): mean over the voxels of a[n] of the Euclidean distance to the nearest of b[m]."""
+    # For each b[m], the distance from every voxel of the grid to the nearest one of b[m]: scipy's
+    # transform measures to the nearest False, so the shape is inverted. V voxels in the grid.
     far = torch.tensor(b.shape[1:]).double().norm().item()  # longer than any distance in the grid
-    to_b = torch.full((len(b), b[0].numel()), far, dtype=torch.float64)
+    to_b = torch.full((len(b), b[0].numel()), far, dtype=torch.float64)  # (M, V)
     for m, shape in enumerate(b):
         if shape.any():
             to_b[m] = torch.from_numpy(distance_transform_edt(~shape.numpy())).flatten()
-    inside = a.flatten(1).double()  # (N, V) by (V, M)
-    return (inside @ to_b.T / inside.sum(1, keepdim=True)).nan_to_num(far)  # 0 / 0: a[n] is empty
+    # Then one product sums these distances over the voxels of every a[n].
+    inside = a.flatten(1).double()  # (N, V)
+    means = inside @ to_b.T / inside.sum(1, keepdim=True)
+    return means.nan_to_num(far)  # 0 / 0: a[n] is empty
 
 
 def chamfer(a, b):
@@ -329,7 +402,8 @@ def chamfer(a, b):
     a, b = solids(a), solids(b)
     same(a[0], b[0])
     d = one_way(a, b) + one_way(b, a).T
-    d[~a.flatten(1).any(1)[:, None] & ~b.flatten(1).any(1)] = 0.0
+    empty_a, empty_b = ~a.flatten(1).any(1), ~b.flatten(1).any(1)
+    d[empty_a[:, None] & empty_b] = 0.0
     return d
 
 
@@ -347,8 +421,11 @@ def one_nna(d_aa, d_ab, d_bb):
         raise ValueError(f"1-NNA needs sets of equal size, two or more; distances are {shapes}")
 
     def won(own, other):
+        """For each sample, a row: 1 where its nearest is of its own set, 0.5 for a tie."""
+        # A sample is at distance 0 from itself, on the diagonal: it must not find itself.
         own = own.clone().fill_diagonal_(torch.inf).amin(1)
         other = other.amin(1)
         return (own < other).double() + (own == other).double() / 2
 
-    return torch.cat([won(d_aa, d_ab), won(d_bb, d_ab.T)]).mean().item()
+    of_a, of_b = won(d_aa, d_ab), won(d_bb, d_ab.T)
+    return torch.cat([of_a, of_b]).mean().item()
