@@ -1,4 +1,4 @@
-"""The captioner of encoders.py: losses by hand, captions learned by heart, models cut off."""
+"""The caption decoder of captioning.py: losses by hand, captions by heart, models cut off."""
 
 import json
 import shutil
@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import encoders
 from encoders import EncoderError
 from glyphs import Strings
 from tables import captioning
@@ -103,11 +102,11 @@ def test_noise_before_length_1():
     z[:, 0] = torch.tensor([0.1, 1.0, 70.0])
     captioner = make_captioner(wide, captions=CAPTIONS, **SMALL)
     captioner.map = torch.nn.Identity()
-    seen = captioner.read(z, 0.03, torch.Generator().manual_seed(0)).flatten(1) / wide**0.5
+    seen = captioner.prefix(z, 0.03, torch.Generator().manual_seed(0)).flatten(1) / wide**0.5
     assert torch.allclose(seen.norm(dim=1), torch.ones(3))
     # (1 + 0.03 e, 0.03 e, ...) / length: the size of the others over the first is the noise
     assert (seen[:, 1:].std(1) / seen[:, 0]).tolist() == pytest.approx([0.03] * 3, rel=0.1)
-    again = captioner.read(z, 0.03, torch.Generator().manual_seed(0)).flatten(1) / wide**0.5
+    again = captioner.prefix(z, 0.03, torch.Generator().manual_seed(0)).flatten(1) / wide**0.5
     assert torch.equal(seen, again)
 
 
@@ -135,7 +134,7 @@ def test_unknown_words_are_never_written():
     captioner = make_captioner(H, captions=["dog cat", "cat"], **SMALL)
     z, rare = latents(6), ["zebra zebra"] * 6
     fit_captioner(captioner, z.numpy(), rare, EACH[:6], steps=30, batch=8, lr=5e-3)
-    first = captioner.lm(inputs_embeds=captioner.read(z)).logits[:, -1]
+    first = captioner.lm(inputs_embeds=captioner.prefix(z)).logits[:, -1]
     assert (first.argmax(1) == captioner.tokenizer.unk_token_id).all()
     assert all(captioner.generate(z, beams=1) + captioner.generate(z, beams=3))
 
@@ -158,7 +157,7 @@ def test_fit_is_deterministic():
 def test_state_round_trip(learned, folder, tmp_path, monkeypatch):
     """Otherwise a saved captioner writes other captions, needs a pickle, or asks the hub."""
     z, other = latents(7, seed=3), make_captioner(H, str(folder)).train()  # generate ends that
-    monkeypatch.setattr(encoders, "load_hf", None)  # neither folder nor hub is needed again
+    monkeypatch.setattr(captioning, "load_hf", None)  # neither folder nor hub is needed again
     for captioner in (learned, other):
         torch.save(captioner.state(), tmp_path / "captioner.pt")
         again = captioner_from_state(torch.load(tmp_path / "captioner.pt", weights_only=True))
@@ -173,7 +172,7 @@ def test_a_pretrained_model_is_read_and_tuned(folder):
     name, captioner = "model.layers.1.mlp.up_proj.weight", make_captioner(H, str(folder))
     weight = captioner.lm.state_dict()[name].clone()
     assert torch.equal(weight, load_file(folder / "model.safetensors")[name])
-    assert captioner.prefix == 10
+    assert captioner.prefix_length == 10
     fit_captioner(captioner, latents(20).numpy(), CAPTIONS, EACH, steps=2, lr=1e-3)
     assert not torch.equal(captioner.lm.state_dict()[name], weight)
 

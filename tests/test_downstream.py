@@ -1,4 +1,4 @@
-"""Judges of drawings and captions, the modality gap, MT Table 3 and Karlo: cases solved by hand."""
+"""Scores of drawings and captions, the judge, MT Table 3 and Karlo: cases solved by hand."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ def normal(*shape, seed=0):
 
 
 # ---------------------------------------------------------------------------------------------
-# R-precision, the gap, the marks of captions
+# R-precision, the gap, the scores of captions
 
 
 def test_r_precision_by_hand():
@@ -35,14 +35,14 @@ def test_r_precision_by_hand():
     for N in (2, 5, 100, 130):  # fewer than 100 too
         truth = normal(N, 7)
         assert text_to_image.r_precision(3 * truth, truth) == 1
-    for N in (2, 5, 100):  # all others are asked, so the right one of each row is among them
+    for N in (2, 5, 100):  # all others are candidates, the right one of each row too
         assert text_to_image.r_precision(normal(N, 7).roll(1, 0), normal(N, 7)) == 0
     a, b, c = torch.eye(3)
     assert text_to_image.r_precision(torch.stack([a, a, b, c]), torch.stack([a, a, b, c])) == 0.5
     assert text_to_image.r_precision(torch.stack([a, b, a]), torch.stack([a, b, c])) == 2 / 3
 
 
-def test_r_precision_asks_99_others():
+def test_r_precision_is_among_99_others():
     """Otherwise chance is not 0.01: with one better item of 399, it is drawn in 99 of 399 cases."""
     truth = torch.eye(400)
     found = text_to_image.r_precision(truth + 2 * truth.roll(1, 0), truth)
@@ -58,8 +58,8 @@ def test_gap_by_hand():
     assert found == pytest.approx(expected)
 
 
-def test_caption_marks_by_hand():
-    """Otherwise marks are no percents, capitals count, or only one reference is looked at."""
+def test_caption_scores_by_hand():
+    """Otherwise scores are no percents, capitals count, or only one reference is looked at."""
     names = ["bleu1", "bleu2", "bleu3", "bleu4", "rouge_l"]
     references = [[["no"], "a cat sat on it".split()], [["two", "dogs", "run", "by"]]]
     found = captioning.caption_scores(["A cat sat on it.", "two dogs run by"], references)
@@ -78,18 +78,17 @@ SHARE = {"RIGHT": "50%", "SIMILAR": "17%", "CONFUSED": "17%", "OTHER": "17%"}
 
 
 def test_drawn_captions_are_of_their_kind(tmp_path):
-    """Otherwise a caption stands beside another image, or under a kind that its mark is not of."""
+    """Otherwise a caption stands beside another image, or under a kind that is not its own."""
     images = np.array([3, 5, 6, 8, 9, 12])
     pictures = type("", (dict,), {"name": lambda self, i: f"photo {i}"})()
     pictures.update({i: Image.new("L", (4, 5), 10 * i) for i in images.tolist()})
     figures, path = [], lambda name, ending: str(tmp_path / (name + ending))
-    bench = SimpleNamespace(test=SimpleNamespace(images=pictures), label=str, path=path)
-    bench.figure = lambda fig, name: figures.append(fig)
-    answers = {"ours + CapDec": OURS, "ours + ClipCap": [f"clip {i}" for i in images]}
-    answers["caption of the nearest image"] = [f"near {i}" for i in images]
-    tokens = [[["elsewhere"], t.split()] for t in TRUE]
-    captioning.draw_captions(bench, images, answers, [[t, "elsewhere"] for t in TRUE], tokens)
-    says = lambda n: [f"{method}: {texts[n]}" for method, texts in answers.items()]
+    evaluation = SimpleNamespace(test=SimpleNamespace(images=pictures), label=str, path=path)
+    evaluation.figure = lambda fig, name: figures.append(fig)
+    captions = {"ours + CapDec": OURS, "ours + ClipCap": [f"clip {i}" for i in images]}
+    captions["caption of the nearest image"] = [f"near {i}" for i in images]
+    captioning.draw_captions(evaluation, images, captions, [[t, "elsewhere"] for t in TRUE])
+    says = lambda n: [f"{method}: {texts[n]}" for method, texts in captions.items()]
     seen = []
     for left, right in zip(figures[0].axes[::2], figures[0].axes[1::2], strict=True):
         n = images.tolist().index(left.images[0].get_array()[0, 0] // 10)
@@ -114,7 +113,7 @@ def square(colour, k):
 
 @pytest.fixture
 def squares(tmp_path):
-    """A bench of 60 squares: red ones and blue ones, whose captions share no word."""
+    """An evaluation of 60 squares: red ones and blue ones, whose captions share no word."""
     colours = [RED, RED, BLUE] * 20
     says = {RED: "a b {}", BLUE: "c d {}"}
     captions = [says[colour].format("ef"[k % 2]) for k, colour in enumerate(colours)]
@@ -137,9 +136,9 @@ def test_the_small_judge_tells_captions_apart(squares, monkeypatch):
     p = net(text_to_image.to_planes(x)).softmax(1)
     kind = p[0].argmax()
     assert p[:7, kind].min() > 0.9 and p[7:, kind].max() < 0.1
-    fits, KMeans = [], evaluate.KMeans
+    fits, KMeans = [], text_to_image.KMeans
     count = lambda *args, **kwargs: fits.append(1) or KMeans(*args, **kwargs)
-    monkeypatch.setattr(evaluate, "KMeans", count)
+    monkeypatch.setattr(text_to_image, "KMeans", count)
     again, _ = text_to_image.small_judge(squares, kinds=2, steps=60)
     assert not fits and torch.equal(again(text_to_image.to_planes(x)).softmax(1), p)
     squares.train_set.key = "second"
@@ -153,7 +152,7 @@ def test_judge_without_inception(squares, tmp_path, monkeypatch):
     """Otherwise a missing package or missing weights end in a traceback or a download."""
     weights, nn = tmp_path / "checkpoints" / text_to_image.INCEPTION, torch.nn
     small = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5)), "RGB"
-    monkeypatch.setattr(text_to_image, "small_judge", lambda bench: small)
+    monkeypatch.setattr(text_to_image, "small_judge", lambda evaluation: small)
     monkeypatch.setattr(text_to_image, "inception", lambda file, device: file)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     weights.parent.mkdir()
@@ -161,12 +160,12 @@ def test_judge_without_inception(squares, tmp_path, monkeypatch):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=package: found or None)
         weights.touch() if there else weights.unlink(missing_ok=True)
         squares.download = bool(download)
-        name, see = text_to_image.judge(squares)
+        name, features_of = text_to_image.judge(squares)
         if package and (there or download):
-            assert (name, see) == ("Inception", str(weights) if there else None)
+            assert (name, features_of) == ("Inception", str(weights) if there else None)
             continue
         assert name == "a small network that tells 5 kinds of caption apart"
-        f, p = see(squares.train_set.images[:7])
+        f, p = features_of(squares.train_set.images[:7])
         assert f.shape == (7, 3 * 32 * 32) and p.shape == (7, 5) and 0 <= f.min() <= f.max() <= 1
         assert torch.allclose(p.sum(1), torch.ones(7))
 
@@ -177,17 +176,17 @@ def test_nearest_captions_are_the_loop(n):
     image, text = normal(5, 3), normal(13, 4, seed=1)
     pairs = np.array([(j % 5, j) for j in (7, 2, 9, 0, 11, 4, 1, 8, 3, 10, 12)])
     full, bare = np.arange(1, 11), np.array([0])
-    bench = object.__new__(evaluate.Evaluation)
-    bench.training = Latents(image.numpy(), text.numpy(), pairs, full, bare)
-    bench.train_set = SimpleNamespace(captions=[f"caption {j}" for j in range(13)])
+    evaluation = object.__new__(evaluate.Evaluation)
+    evaluation.training = Latents(image.numpy(), text.numpy(), pairs, full, bare)
+    evaluation.train_set = SimpleNamespace(captions=[f"caption {j}" for j in range(13)])
     for of, keys, column in (("text", text, 1), ("image", image, 0)):
-        asked, expected = normal(n, keys.shape[1], seed=2), []
+        queries, expected = normal(n, keys.shape[1], seed=2), []
         if of == "text":
-            asked[0] = 2 * text[7]  # whose only pair is bare: another one is the nearest
-        for z in asked:
+            queries[0] = 2 * text[7]  # whose only pair is bare: another one is the nearest
+        for z in queries:
             cosines = [torch.cosine_similarity(z, keys[pairs[r, column]], 0) for r in full]
             expected.append(f"caption {pairs[full[int(np.argmax(cosines))], 1]}")
-        assert bench.nearest_captions(asked, of) == expected
+        assert evaluation.nearest_captions(queries, of) == expected
 
 
 # ---------------------------------------------------------------------------------------------
@@ -196,17 +195,18 @@ def test_nearest_captions_are_the_loop(n):
 
 @pytest.fixture
 def pairs_of(tmp_path, monkeypatch):
-    """pairs_of(pairs, ...) runs `evaluate.py --pairs` on 90 captioned squares with small nets."""
+    """pairs_of(pairs, ...) runs encoder_pairs.py on 90 captioned squares with small nets."""
     rows = ["image,caption"]
     for k in range(90):
         square([RED, BLUE][k % 2], k).save(tmp_path / f"{k}.png")
         rows.append(f"{k}.png,a {['red', 'blue'][k % 2]} square of number {k % 7}")
     (tmp_path / "captions.txt").write_text("\n".join(rows))
-    for name, value in dict(width=16, layers=3, batch=32, K=2, ddim_steps=2).items():
-        monkeypatch.setitem(train.TRANSLATOR, name, value)
+    small = dict(width=16, layers=3, batch=32, K=2, ddim_steps=2)
+    flags = [f._replace(paper=small.get(f.name, f.paper)) for f in train.FLAGS]
+    monkeypatch.setattr(train, "FLAGS", flags)
     monkeypatch.chdir(tmp_path)
     where = ["--on", "captions", "--data-dir", str(tmp_path)]
-    return lambda *argv: evaluate.main(["--pairs", *argv, *where])
+    return lambda *argv: encoder_pairs.main([*argv, *where])
 
 
 def test_pairs_print_both_directions(pairs_of, capsys, monkeypatch):
@@ -247,7 +247,7 @@ def test_no_pair_is_refused(pair, pairs_of, capsys):
     with pytest.raises(SystemExit):
         pairs_of(pair)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert f"--pairs {pair}: an image encoder, a comma, a text encoder" in last
+    assert f"{pair}: an image encoder, a comma, a text encoder" in last
 
 
 # ---------------------------------------------------------------------------------------------
