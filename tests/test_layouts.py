@@ -131,7 +131,7 @@ def trees(tmp_path_factory):
         patch.setattr(
             captioning, "make_captioner", few(captioning.make_captioner, layers=1, width=32)
         )
-        patch.setattr(captioning, "MOST", 16)  # words of a caption
+        patch.setattr(captioning, "MAX_TOKENS", 16)  # words of a caption
         patch.setattr(text_to_image, "small_judge", few(text_to_image.small_judge, steps=10))
         patch.setattr(pictures, "draw_pictures", few(pictures.draw_pictures, lines=2, samples=1))
         patch.setitem(evaluate.TASKS, "retrieval", few(pictures.retrieval, queries=2, k=2))
