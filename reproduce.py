@@ -5,9 +5,9 @@ reproduce.py: the papers' table of contents. Every table and figure, with the co
     python reproduce.py RUN                    all that this trained run can give
     python reproduce.py lddbm-losses ...       one table by its name, with that script's own flags
 
-A table of the first kind belongs to one run: train it first, then any number of tables are read
-off it. The others compare several trainings, so they train by themselves; a second call finds the
-runs that are there.
+There are two kinds of tables. Most belong to one run: it is trained first, and then any number of
+them can be read off it. The others compare several trainings, so they train by themselves; a second
+call finds the runs that are there, and only prints. Those have names, and scripts in tables/.
 """
 
 import argparse
@@ -22,46 +22,87 @@ from encoders import EncoderError
 from runs import RunError, read_run
 from tables import captioning, encoder_pairs, lddbm, small_clip, text_to_image
 
+# --------------------------------------------------------------------------------------------------
+# The list
+
 
 class Entry(NamedTuple):
-    """A table or figure of a paper."""
+    """A table or figure of a paper, or a run that has to be trained first."""
 
-    where: str  # its place in the paper
+    where: str  # its place in the paper; "-": ours
     what: str
+    minutes: float  # on two cores, the runs that it reads not counted
     command: str
-    minutes: str  # on two cores, where its run is already trained
 
 
 MT = "runs/glyphs-translator"
-LD = "runs/glyph-sr-bridge"
+SR = "runs/glyph-sr-bridge"
+SOLIDS = "runs/glyph-solids-bridge"
+NAMES = "runs/glyph-names-bridge"
 PAIRS = "pca:128,tfidf:256 pca:64,tfidf:64"
+
+# fmt: off
+MT_ENTRIES = [
+    Entry("run",      "captions and glyphs",       4, "train.py"),
+    Entry("all",      "what this run can give",    8, f"reproduce.py {MT}"),
+    Entry("Table 2",  "similarity and controls",   1, f"evaluate.py {MT} --task similarity"),
+    Entry("Table 3",  "other pairs of encoders",   8, f"reproduce.py encoder-pairs {PAIRS}"),
+    Entry("Table 4",  "another data set",          1, f"evaluate.py {MT} --task cross-domain"),
+    Entry("Table 5",  "captions, scored",          4, f"reproduce.py captioning {MT}"),
+    Entry("Table 6",  "classification",            1, f"evaluate.py {MT} --task classification"),
+    Entry("Table 7",  "each term of Eq. 5 alone",  1, f"evaluate.py {MT} --task ablation"),
+    Entry("Fig. 3a",  "images from captions",      1, f"evaluate.py {MT} --task pictures"),
+    Entry("Fig. 3a",  "the same, scored by FID",   2, f"reproduce.py text-to-image {MT}"),
+    Entry("Fig. 3b",  "retrieved images",          1, f"evaluate.py {MT} --task retrieval"),
+    Entry("Fig. 4",   "captions, right to wrong",  4, f"reproduce.py captioning {MT}"),
+    Entry("-",        "gamma, omega, steps, K",    1, f"evaluate.py {MT} --task curves"),
+    Entry("-",        "a small CLIP and its gap", 16, "reproduce.py small-clip"),
+]
+LD_ENTRIES = [
+    Entry("run",      "8 x 8 to 32 x 32 pixels",   6, "train_bridge.py"),
+    Entry("run",      "silhouettes to voxels",    14, "train_bridge.py --dataset glyph-solids"),
+    Entry("run",      "latents to latents",        4, "train_bridge.py --dataset glyph-names"),
+    Entry("Results",  "super resolution",         12, f"reproduce.py {SR}"),
+    Entry("Results",  "views to 3D shape",        20, f"reproduce.py {SOLIDS}"),
+    Entry("Results",  "edges: time and FID",      10, "reproduce.py lddbm-speed"),
+    Entry("Results",  "two-way matching",          5, f"reproduce.py {NAMES} --task quality"),
+    Entry("Fig. 1",   "samples beside baselines",  1, f"evaluate_bridge.py {SR} --task samples"),
+    Entry("Fig. 1",   "t-SNE of both modalities",  1, f"evaluate_bridge.py {SR} --task tsne"),
+    Entry("Ablation", "the denoiser's design",    30, "reproduce.py lddbm-design"),
+    Entry("Ablation", "the losses",               25, "reproduce.py lddbm-losses"),
+    Entry("Ablation", "the training procedure",   20, "reproduce.py lddbm-training"),
+    Entry("-",        "quality over evaluations",  8, f"evaluate_bridge.py {SR} --task trade-off"),
+]
+THEORY_ENTRIES = [
+    Entry("Lemma 1",  "is c M the projection?",  0.2, "theory/lemma1.py"),
+    Entry("Prop. 1",  "the probability bound",   0.2, "theory/proposition1.py"),
+    Entry("Eq. 21",   "gamma; what F is worth",  0.2, "theory/gamma.py"),
+    Entry("Eq. 3",    "what samplers sample",    0.2, "theory/sampling.py"),
+]
+# fmt: on
 CONTENTS = {
-    "MT, Modality Translation through Conditional Encoder-Decoder": [
-        Entry("Table 2", "similarity and controls", f"evaluate.py {MT} --task similarity", "1"),
-        Entry("Table 3", "other pairs of encoders", f"reproduce.py encoder-pairs {PAIRS}", "8"),
-        Entry("Table 4", "another data set", f"evaluate.py {MT} --task cross-domain", "1"),
-        Entry("Table 5", "captions", f"reproduce.py captioning {MT}", "4"),
-        Entry("Table 6", "classification", f"evaluate.py {MT} --task classification", "1"),
-        Entry("Table 7", "each term of Eq. 5 alone", f"evaluate.py {MT} --task ablation", "1"),
-        Entry("Fig. 3a", "images from captions", f"evaluate.py {MT} --task pictures", "1"),
-        Entry("Fig. 3a", "the same, judged: FID, IS", f"reproduce.py text-to-image {MT}", "2"),
-        Entry("Fig. 3b", "retrieved images", f"evaluate.py {MT} --task retrieval", "1"),
-        Entry("Fig. 4", "captions, right to wrong", f"reproduce.py captioning {MT}", "4"),
-        Entry("-", "cosine against gamma, omega, steps, K", f"evaluate.py {MT} --task curves", "1"),
-        Entry("-", "a small CLIP and its modality gap", "reproduce.py small-clip", "16"),
-        Entry("Lemma 1", "does it hold?", "theory/lemma1.py", "1"),
-        Entry("Prop. 1", "does it hold?", "theory/proposition1.py", "1"),
-    ],
-    "LD, Latent Denoising Diffusion Bridge (LDDBM)": [
-        Entry("results", "samples beside Basic and yardsticks", f"reproduce.py {LD}", "12"),
-        Entry("Fig. 1", "t-SNE of both modalities", f"evaluate_bridge.py {LD} --task tsne", "1"),
-        Entry("ablation", "the denoiser's design", "reproduce.py lddbm-design", "30"),
-        Entry("ablation", "the losses", "reproduce.py lddbm-losses", "25"),
-        Entry("ablation", "the training procedure", "reproduce.py lddbm-training", "20"),
-        Entry("speed", "latent against data space", "reproduce.py lddbm-speed", "10"),
-        Entry("-", "quality over evaluations", f"evaluate_bridge.py {LD} --task trade-off", "3"),
-    ],
-}  # fmt: skip
+    "MT, Modality Translation through Conditional Encoder-Decoder": MT_ENTRIES,
+    "LD, Latent Denoising Diffusion Bridge (LDDBM)": LD_ENTRIES,
+    "Theory: which statements of the papers hold, fail, or need a condition": THEORY_ENTRIES,
+}
+NOTE = """
+"run": trained first, and read by the rows below it. min: minutes on two cores.
+Not here, for there is nothing to measure: MT Table 1 (dimensions of encoders), Fig. 1 and 2."""
+
+
+def print_contents():
+    print(f"  {'':34}{'min':>4}  command")
+    for heading, entries in CONTENTS.items():
+        print(f"\n{heading}")
+        for entry in entries:
+            place = f"  {entry.where:9}{entry.what:25}{entry.minutes:4g}"
+            print(f"{place}  python {entry.command}")
+    print(NOTE)
+
+
+# --------------------------------------------------------------------------------------------------
+# The three things that it does
+
 
 SCRIPTS = {
     "captioning": captioning.main,
@@ -71,52 +112,57 @@ SCRIPTS = {
 }
 
 
-def print_contents():
-    for paper, entries in CONTENTS.items():
-        print(f"\n{paper}")
-        for entry in entries:
-            command = "python " + entry.command
-            print(f"  {entry.where:9}{entry.what:39}{command:68}{entry.minutes:>3} min")
-
-
 def translator_tables(folder, flags):
     """All tasks of evaluate.py, and the tables that train a part of their own, in one go."""
     args = evaluate.parse([folder, *flags])
+
+    # Drawing a caption takes a while: fewer than other tasks take.
+    def captions(evaluation):
+        captioning.captioning(evaluation, most=args.limit or 1000)
+
     tasks = {
         **evaluate.TASKS,
         "text-to-image": text_to_image.text_to_image,
-        "captioning": lambda evaluation: captioning.captioning(evaluation, most=args.limit or 1000),
+        "captioning": captions,
         "gap": small_clip.gap,
     }
-    evaluate.run_tasks(evaluate.open_evaluation(args), tasks)
+    chosen = args.task or tasks
+    evaluate.run_tasks(evaluate.open_evaluation(args), {name: tasks[name] for name in chosen})
 
 
 def bridge_tables(folder, flags):
-    """Train the runs that a bridge is compared with, then all tasks of evaluate_bridge.py."""
+    """Train the runs that a bridge is compared with, then the usual tasks of evaluate_bridge.py."""
     args = evaluate_bridge.parse([folder, *flags])
     evaluation = evaluate_bridge.open_evaluation(args)
     lddbm.train_companions(evaluation.run)
-    tasks = {k: v for k, v in evaluate_bridge.BRIDGE_TASKS.items() if k != "parts"}
+    chosen = args.task or evaluate_bridge.USUAL
+    tasks = {name: evaluate_bridge.BRIDGE_TASKS[name] for name in chosen}
     evaluate.run_tasks(evaluation, tasks)
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    names = ", ".join([*SCRIPTS, *lddbm.POSTER, "lddbm-speed"])
+    names = ", ".join([*SCRIPTS, *lddbm.ABLATIONS, "lddbm-speed"])
     parser.add_argument("what", nargs="?", help=f"a run's folder, or one of {names}")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="go to that table's script")
     args = parser.parse_args(argv)
+
+    # Nothing: the list. A table's name: its script, with the rest of the command line.
     if args.what is None:
         return print_contents()
     if args.what in SCRIPTS:
         return SCRIPTS[args.what](args.flags)
-    if args.what.startswith("lddbm-"):
+    if args.what in (*lddbm.ABLATIONS, "lddbm-speed"):
         return lddbm.main([args.what, *args.flags])
+
+    # Else it is a run. Its checkpoint says of which model.
     if not os.path.isdir(args.what):
         raise RunError(f"{args.what}: no such run, and no such table; the tables are {names}")
-    tables = bridge_tables if read_run(args.what)["model"] == "bridge" else translator_tables
-    tables(args.what, args.flags)
+    if read_run(args.what)["model"] == "bridge":
+        bridge_tables(args.what, args.flags)
+    else:
+        translator_tables(args.what, args.flags)
 
 
 if __name__ == "__main__":

@@ -1,193 +1,281 @@
 """
-tables/lddbm.py: the poster's ablations and its speed row; Basic, beside any bridge.
+tables/lddbm.py: the ablations and the speed row of LD's poster; and Basic, beside any bridge.
+
+    python reproduce.py lddbm-design                     five denoisers
+    python reproduce.py lddbm-losses --on glyph-sr       L_rec or L_pred, with and without InfoNCE
+    python reproduce.py lddbm-training --seeds 1         two-step, end-to-end, iterative
+    python reproduce.py lddbm-speed                      a latent bridge against one of pixels
+
+An ablation asks what each part of a method is worth: it changes one thing at a time, and trains
+every variant from nothing with the same data, the same seeds and the same number of updates. Ours
+are small on purpose, 300 steps of a network for laptops, so that a table takes minutes. What can be
+compared with the poster is therefore not the numbers but the order: which variant is better? Each
+table ends with the pairs of variants that stand the other way round here.
+
+Map      ABLATIONS                 the poster's three tables: variants, their flags, their numbers
+         train_companions          Basic, beside a run that is there already
+         ablation, print_ablation  one of the three tables
+         speed                     the fourth
+Files    runs/lddbm/TABLE.json, and a run's folder for each variant, data set and seed there. A
+         second call finds the runs, and only prints.
 """
 
 import argparse
-import itertools
 import os
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
+# Started as a script, Python looks for modules in tables/; ours are one folder up.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate_bridge
 import train_bridge
 from bridge_networks import kind_of
+from bridge_scores import DIGITS, NOTES, BridgeTestSet, print_bridge_scores
 from data import DataError
 from devices import usable
 from encoders import EncoderError
-from evaluate_bridge import (
-    DIGITS,
-    NOTES,
-    BridgeEvaluation,
-    BridgeTestSet,
-    limit_of,
-    print_bridge_scores,
-    trade_off,
-)
+from evaluate_bridge import BridgeEvaluation, limit_of, trade_off
 from runs import BridgeRun, RunError, trained_run
 from scores import spread, write_json
 
-COLUMN = {"iou": 0, "one_nna": 1, "psnr": 2, "ssim": 3, "fid": 4}  # of POSTER
+
+class Variant(NamedTuple):
+    """A row of an ablation: the flags of train_bridge.py that make it, and the poster's numbers."""
+
+    name: str
+    flags: str  # "" for ours, the defaults
+    iou: float  # ShapeNet, voxels
+    one_nna: float
+    psnr: float  # CelebA-HQ, 16 x 16 to 128 x 128 pixels
+    ssim: float
+    fid: float  # the poster's is LPIPS. We have no LPIPS everywhere: FID stands in its place
 
 
-POSTER = {  # LD's ablations: ShapeNet IoU, 1-NNA, CelebA-HQ PSNR, SSIM, LPIPS (ours beside it: FID)
-    "lddbm-design": {
-        "unet": (0.635, 0.518, 23.2, 0.57, 0.42),
-        "dit": (0.613, 0.548, 22.2, 0.52, 0.49),
-        "encoder-decoder": (0.651, 0.518, 23.4, 0.53, 0.38),
-        "spatial": (0.658, 0.522, 22.9, 0.56, 0.41),
-        "mask": (0.664, 0.508, 25.6, 0.68, 0.32),
-    },
-    "lddbm-losses": {
-        "rec": (0.609, 0.625, 20.5, 0.49, 0.62),
-        "pred": (0.643, 0.522, 23.7, 0.64, 0.41),
-        "rec+nce": (0.627, 0.578, 21.4, 0.51, 0.63),
-        "pred+nce": (0.664, 0.508, 25.6, 0.68, 0.32),
-    },
-    "lddbm-training": {
-        "two-step": (0.637, 0.522, 23.3, 0.58, 0.40),
-        "end-to-end": (0.642, 0.517, 23.4, 0.57, 0.39),
-        "iterative": (0.664, 0.508, 25.6, 0.68, 0.32),
-    },
+# In lddbm-design each denoiser adds something to the one above.
+# fmt: off
+ABLATIONS = {
+    "lddbm-design": [
+        #       name               flags                        IoU    1-NNA  PSNR  SSIM  LPIPS
+        Variant("unet",            "--design unet",             0.635, 0.518, 23.2, 0.57, 0.42),
+        Variant("dit",             "--design dit",              0.613, 0.548, 22.2, 0.52, 0.49),
+        Variant("encoder-decoder", "--design encoder-decoder",  0.651, 0.518, 23.4, 0.53, 0.38),
+        Variant("spatial",         "--design spatial",          0.658, 0.522, 22.9, 0.56, 0.41),
+        Variant("mask",            "",                          0.664, 0.508, 25.6, 0.68, 0.32),
+    ],
+    "lddbm-losses": [
+        Variant("rec",             "--loss rec --w-nce 0",      0.609, 0.625, 20.5, 0.49, 0.62),
+        Variant("pred",            "--loss pred --w-nce 0",     0.643, 0.522, 23.7, 0.64, 0.41),
+        Variant("rec+nce",         "--loss rec",                0.627, 0.578, 21.4, 0.51, 0.63),
+        Variant("pred+nce",        "",                          0.664, 0.508, 25.6, 0.68, 0.32),
+    ],
+    "lddbm-training": [
+        Variant("two-step",        "--procedure two-step",      0.637, 0.522, 23.3, 0.58, 0.40),
+        Variant("end-to-end",      "--procedure end-to-end",    0.642, 0.517, 23.4, 0.57, 0.39),
+        Variant("iterative",       "",                          0.664, 0.508, 25.6, 0.68, 0.32),
+    ],
 }
-
-
+# fmt: on
 SPEED = "poster, edges2handbags: latent FID 4.17 in 7.8 s, data space (DDBM) 2.93 in 16.9 s"
 
+# Training steps by data set: 10 to 15 minutes a table on two cores. The average of the weights is
+# over the last 1 / (1 - 0.97) = 33 steps, about a tenth of the run.
+STEPS = {"glyph-sr": 300, "glyph-solids": 300}
+EMA = 0.97
 
-REPRODUCE_STEPS = {"glyph-sr": 300, "glyph-solids": 300}  # 10 to 15 minutes a table on two cores
 
-
-def argv_of(args, **changes):
-    """A command line of train.py that gives these arguments, but for the changes."""
-    argv, yes_no = [], ("cosine", "data_space")
-    for name, value in {**vars(args), **changes, "resume": False, "overwrite": False}.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            argv += ["--" + flag] if value else ["--no-" + flag] if name in yes_no else []
-        elif value is not None:
-            argv += ["--" + flag, str(value)]
-    return argv
+# --------------------------------------------------------------------------------------------------
+# Training the rows
 
 
 def trained(argv, device):
+    """The BridgeRun of a command line of train_bridge.py: trained now, or found."""
     return BridgeRun(trained_run(train_bridge, argv, device), device)
 
 
-def train_companions(run):
-    """Train what stands beside a bridge in its table of quality, into RUN/basic and so on.
+def train_variant(variant, dataset, seed, device):
+    """The run of one row and seed. Ours is one run for all three tables."""
+    steps = STEPS[dataset]
+    # The others move one side in each step, end-to-end moves both: half the steps, same updates.
+    if variant.name == "end-to-end":
+        steps //= 2
+    name = variant.name if variant.flags else "ours"
+    argv = ["--dataset", dataset, "--steps", str(steps), "--ema", str(EMA), "--seed", str(seed)]
+    argv += [*variant.flags.split(), "--out", f"runs/lddbm/{dataset}-{name}-{seed}"]
+    return trained(argv, device)
 
-    basic        two autoencoders, then a bridge between their frozen latents
-    data-space   where both sides are images of one shape: a bridge of pixels, DDBM"""
-    args, bridge = run.args, next(iter(run.bridges.values()))
-    others = {"basic": dict(procedure="two-step", loss="rec", w_nce=0.0, data_space=False)}
+
+def argv_of(args, **changes):
+    """The command line of train_bridge.py that gives these arguments, but for the changes."""
+    wanted = {**vars(args), **changes}
+    # How a run was started is no setting of it.
+    wanted |= {"resume": False, "overwrite": False}
+    # Most switches are off when they are left out. These are off by "--no-cosine".
+    yes_no = [flag.name for flag in train_bridge.FLAGS if isinstance(flag.paper, bool)]
+
+    argv = []
+    for name, value in wanted.items():
+        option = name.replace("_", "-")
+        if value is True:
+            argv.append("--" + option)
+        elif value is False and name in yes_no:
+            argv.append("--no-" + option)
+        elif value is not None and value is not False:
+            argv += ["--" + option, str(value)]
+    return argv
+
+
+def train_companions(run):
+    """Train what stands beside a bridge in its table of quality, into RUN/basic and RUN/data-space.
+
+    basic        LD's "simple solution": two autoencoders first (L_rec alone), then a bridge between
+                 their frozen latents. No L_pred, no InfoNCE: what do these two add?
+    data-space   where both sides are images of one shape: a bridge of pixels, DDBM
+
+    All other settings are the run's own, the number of steps too."""
+    companions = {"basic": dict(procedure="two-step", loss="rec", w_nce=0.0, data_space=False)}
+    bridge = next(iter(run.bridges.values()))
     same = kind_of(bridge.x_shape) == "image" and bridge.x_shape == bridge.y_shape
-    if same and not args.data_space:
-        others["data-space"] = dict(data_space=True)
-    for name, changes in others.items():
-        argv = argv_of(args, out=os.path.join(run.folder, name), **changes)
+    if same and not run.args.data_space:
+        companions["data-space"] = dict(data_space=True)
+    for name, changes in companions.items():
+        argv = argv_of(run.args, out=os.path.join(run.folder, name), **changes)
         trained_run(train_bridge, argv, run.device)
 
 
-def flags_of(table, variant):
-    """The flags of train.py that make one row of a table of POSTER."""
-    if table == "lddbm-losses":
-        loss, *nce = variant.split("+")
-        return ["--loss", loss] + ([] if nce else ["--w-nce", "0"])
-    if variant in ("mask", "iterative"):  # the defaults: ours
-        return []
-    return ["--design" if table == "lddbm-design" else "--procedure", variant]
+# --------------------------------------------------------------------------------------------------
+# The ablations
 
 
-def variant_run(table, variant, dataset, seed, device):
-    """The trained run of one row and seed. The row that is ours is one run for all tables.
-
-    Each side gets as many updates in every procedure: "end-to-end" updates both at each step."""
-    flags, steps = flags_of(table, variant), REPRODUCE_STEPS[dataset]
-    if flags == ["--loss", "pred"]:
-        flags = []
-    if variant == "end-to-end":
-        steps //= 2
-    name = "-".join([dataset, variant if flags else "ours", str(seed)])
-    what = f"--dataset {dataset} --steps {steps} --ema 0.97 --seed {seed}"
-    return trained([*what.split(), *flags, "--out", f"runs/lddbm/{name}"], device)
-
-
-def reproduce(args, device):
+def ablation(args, device):
     """Train the variants of one table, every seed; print them beside the poster's numbers."""
-    table, rows = args.table, []
-    for dataset in [args.on] if args.on else REPRODUCE_STEPS:
-        q = None
-        for variant, seed in itertools.product(POSTER[table], range(args.seeds)):
-            run = variant_run(table, variant, dataset, seed, device)
-            q = q or BridgeTestSet(run, args.limit or limit_of(dataset))
-            x_hat, seconds = q.ask(q.sampler(run, steps=args.nfe))
-            marks = q.score(x_hat) | {"r1": q.r1(run)}
-            row = {"data": dataset, "method": variant, "seed": seed}
-            row |= {"nfe": args.nfe, "seconds_per_sample": seconds}
-            rows += [row | {"metric": m, "value": v} for m, v in marks.items()]
-        print_ablation(table, [r for r in rows if r["data"] == dataset])
-    write_json(f"runs/lddbm/{table}.json", {"rows": rows})
+    rows = []
+    for dataset in [args.on] if args.on else STEPS:
+        test_set = None
+        for variant in ABLATIONS[args.table]:
+            for seed in range(args.seeds):
+                run = train_variant(variant, dataset, seed, device)
+                # One test set for all runs of a data set: it has the same pairs for each, and the
+                # features of FID are fitted once.
+                if test_set is None:
+                    test_set = BridgeTestSet(run, args.limit or limit_of(dataset))
+                x_hat, seconds = test_set.predict(test_set.sampler(run, steps=args.nfe))
+                scores = test_set.score(x_hat)
+                scores["r1"] = test_set.r1(run)
+
+                row = {"data": dataset, "method": variant.name, "seed": seed}
+                row |= {"nfe": args.nfe, "seconds_per_sample": seconds}
+                for metric, value in scores.items():
+                    rows.append({**row, "metric": metric, "value": value})
+        print_ablation(args.table, [row for row in rows if row["data"] == dataset])
+    write_json(f"runs/lddbm/{args.table}.json", {"rows": rows})
+
+
+def better(metric, a, b):
+    """Whether the value a of a metric is better than b."""
+    if metric == "fid":  # and LPIPS: distances
+        return a < b
+    if metric == "one_nna":  # at 0.5 the two sets cannot be told apart; below, they are too alike
+        return abs(a - 0.5) < abs(b - 0.5)
+    return a > b
 
 
 def print_ablation(table, rows):
     """A line a variant: ours, and in brackets the poster's; then where the two orders differ."""
-    poster, measured = POSTER[table], list(dict.fromkeys(r["metric"] for r in rows))
+    variants = ABLATIONS[table]
+    # {metric: {variant: [value of each seed]}}
+    ours = {}
+    for row in rows:
+        by_variant = ours.setdefault(row["metric"], {})
+        by_variant.setdefault(row["method"], []).append(row["value"])
+
     print(f"\n{table}, {rows[0]['data']}; in brackets the poster's ShapeNet or CelebA-HQ")
-    print(" " * 16 + "".join(f"{m + ' (LPIPS)' * (m == 'fid'):>24}" for m in measured))
-    ours = {(r["method"], r["metric"]): [] for r in rows}
-    for r in rows:
-        ours[r["method"], r["metric"]].append(r["value"])
-    for v in poster:
-        cells = [spread(ours[v, m], DIGITS.get(m, 3)) for m in measured]
-        theirs = [f" ({poster[v][COLUMN[m]]:g})" if m in COLUMN else "" for m in measured]
-        print(f"{v:16}" + "".join(f"{c + t:>24}" for c, t in zip(cells, theirs, strict=True)))
-    for m in [m for m in measured if m in COLUMN]:
-        rank = lambda value, m=m: {"one_nna": abs(value - 0.5), "fid": value}.get(m, -value)
-        mine = {v: rank(np.mean(ours[v, m])) for v in poster}
-        theirs = {v: rank(poster[v][COLUMN[m]]) for v in poster}
-        swapped = [(a, b) for a, b in itertools.permutations(poster, 2) if mine[a] < mine[b]]
-        swapped = [f"{a} before {b}" for a, b in swapped if theirs[a] > theirs[b]]
-        print(f"{m}: against the poster's order, {', '.join(swapped) or 'nothing'}")
+    titles = ["fid (LPIPS)" if metric == "fid" else metric for metric in ours]
+    print(" " * 16 + "".join(f"{title:>24}" for title in titles))
+    for variant in variants:
+        line = f"{variant.name:16}"
+        for metric, values in ours.items():
+            cell = spread(values[variant.name], DIGITS.get(metric, 3))
+            if metric in Variant._fields:  # R@1 and LPIPS have no number on the poster
+                cell += f" ({getattr(variant, metric):g})"
+            line += f"{cell:>24}"
+        print(line)
+
+    # All pairs of which we see one in front, and the poster the other. Ties are on no side.
+    for metric, values in ours.items():
+        if metric not in Variant._fields:
+            continue
+        swapped = []
+        for a in variants:
+            for b in variants:
+                ours_a = better(metric, np.mean(values[a.name]), np.mean(values[b.name]))
+                theirs_b = better(metric, getattr(b, metric), getattr(a, metric))
+                if ours_a and theirs_b:
+                    swapped.append(f"{a.name} before {b.name}")
+        print(f"{metric}: against the poster's order, {', '.join(swapped) or 'nothing'}")
+
+
+# --------------------------------------------------------------------------------------------------
+# Speed
 
 
 def speed(args, device):
-    """LD's edges2handbags: a latent bridge against one in data space, then the trade-off."""
-    what = f"--dataset glyph-edges --steps {REPRODUCE_STEPS['glyph-sr']}".split()
-    rows, evaluation = [], None
-    for name, flag in {"latent": "--no-data-space", "data-space": "--data-space"}.items():
-        run = trained([*what, flag, "--out", f"runs/lddbm/glyph-edges-{name}"], device)
-        evaluation = evaluation or BridgeEvaluation(run, args)
-        q = BridgeTestSet(evaluation.run, evaluation.limit)
-        x_hat, seconds = q.ask(q.sampler(run, steps=args.nfe), batch=64)
-        size = sum(p.numel() for p in run.bridges[q.direction].parameters()) / 1e6
-        marks = q.score(x_hat) | {"parameters_M": size}
-        rows += evaluation.rows(name, [marks], args.nfe, seconds)
-    print_bridge_scores(rows, f", {q.N} pairs in batches of 64; {NOTES[q.kind]}")
-    ratio = rows[-1]["seconds_per_sample"] / rows[0]["seconds_per_sample"]
+    """LD's edges2handbags: a latent bridge against one in data space, then the trade-off.
+
+    A latent of 16 tokens is cheaper to denoise than a picture of 64 patches, in every evaluation;
+    E_y and D_x are paid once. The price is what the autoencoder loses: see the FID."""
+    rows = []
+    evaluation = test_set = None
+    for name, flag in (("latent", "--no-data-space"), ("data-space", "--data-space")):
+        argv = ["--dataset", "glyph-edges", "--steps", str(STEPS["glyph-sr"]), flag]
+        run = trained([*argv, "--out", f"runs/lddbm/glyph-edges-{name}"], device)
+        # The latent run comes first: the test set and the figure below are its.
+        if evaluation is None:
+            evaluation = BridgeEvaluation(run, args)
+            test_set = BridgeTestSet(run, evaluation.limit)
+        x_hat, seconds = test_set.predict(test_set.sampler(run, steps=args.nfe), batch=64)
+        scores = test_set.score(x_hat)
+        parameters = run.bridges[test_set.direction].parameters()
+        scores["parameters_M"] = sum(p.numel() for p in parameters) / 1e6
+        rows += evaluation.rows(name, [scores], args.nfe, seconds)
+
+    note = f", {test_set.N} pairs in batches of 64; {NOTES[test_set.kind]}"
+    print_bridge_scores(rows, note)
+    latent, pixels = rows[0], rows[-1]
+    ratio = pixels["seconds_per_sample"] / latent["seconds_per_sample"]
     print(f"data space takes {ratio:.1f} times as long; {SPEED}")
     write_json("runs/lddbm/lddbm-speed.json", {"rows": rows})
+
+    # Of the latent run, and on fewer pairs, for it draws some dozens of samples of each.
     evaluation.limit = min(evaluation.limit, 400)
     trade_off(evaluation)
 
 
+# --------------------------------------------------------------------------------------------------
+# The command line
+
+
 def parse(argv=None):
     parser = argparse.ArgumentParser(description="Train a table of LD's poster, and print it.")
-    parser.add_argument("table", choices=[*POSTER, "lddbm-speed"])
+    parser.add_argument("table", choices=[*ABLATIONS, "lddbm-speed"])
     told = "on this set alone (default: all)"
-    parser.add_argument("--on", choices=list(REPRODUCE_STEPS), metavar="DATASET", help=told)
+    parser.add_argument("--on", choices=list(STEPS), metavar="DATASET", help=told)
     evaluate_bridge.add_flags(parser)
     args = parser.parse_args(argv)
     evaluate_bridge.check_flags(parser, args)
-    args.first_look, args.beside = False, None
+    # What BridgeEvaluation asks for besides: evaluate_bridge.py has flags for them.
+    args.first_look = False
+    args.beside = None
     return args
 
 
 def main(argv=None):
     args = parse(argv)
-    make = speed if args.table == "lddbm-speed" else reproduce
-    make(args, usable(args.device))
+    if args.table == "lddbm-speed":
+        speed(args, usable(args.device))
+    else:
+        ablation(args, usable(args.device))
     print(f"\nrows in runs/lddbm/{args.table}.json")
 
 

@@ -1,7 +1,12 @@
-"""evaluate.py on runs of the bridge: random weights, tiny pairs, every number made a second way."""
+"""
+Tables and figures of LD: random weights, tiny pairs, every number made a second way.
+
+Of evaluate_bridge.py, bridge_scores.py, tables/lddbm.py and reproduce.py."""
 
 import itertools
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,20 +15,25 @@ import torch
 import torch.nn.functional as fn
 from PIL import Image
 
-import data_pairs
+import bridge_scores
 import evaluate
 import evaluate_bridge
 import glyphs
 import metrics
 import pictures
+import reproduce
 import runs
-import train
+import train_bridge
+from bridge_scores import BridgeTestSet
+from evaluate_bridge import BridgeEvaluation
 from latents import DIRECTIONS, Latents
 from runs import BridgeRun, RunError
 from tables import lddbm
 
 SMALL = "--width 16 --heads 2 --layers 1 --tokens 4 --dim 8 --conv 16 --steps 6".split()
 CPU = torch.device("cpu")
+ROOT = Path(evaluate_bridge.__file__).parent
+THEORY = ("lemma1", "proposition1", "gamma", "sampling")
 
 
 def pixels(n, *shape, seed=0):
@@ -52,7 +62,7 @@ LATENTS = Latents(
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """make(dataset) -> folder of a finished run with random weights."""
-    monkeypatch.setattr(data_pairs, "load_pairs", lambda name, *a, **k: PAIRS[name])
+    monkeypatch.setattr(runs, "load_pairs", lambda name, *a, **k: PAIRS[name])
     both = {d: runs.LatentPairs(LATENTS, d) for d in DIRECTIONS}
     real = runs.bridge_pairs
     fake = lambda a, *rest: both if a.dataset == "glyph-names" else real(a, *rest)
@@ -60,8 +70,8 @@ def make(tmp_path, monkeypatch):
 
     def run(dataset, finished=True, seed=0):
         out = str(tmp_path / dataset)
-        argv = ["--model", "bridge", "--dataset", dataset, "--out", out, "--device", "cpu"]
-        args, sides = train.parse([*argv, *SMALL]), {}
+        argv = ["--dataset", dataset, "--out", out, "--device", "cpu"]
+        args, learners = train_bridge.parse([*argv, *SMALL]), {}
         for direction, pairs in runs.bridge_pairs(args, "train").items():
             torch.manual_seed(seed)
             y, x = pairs.of(np.arange(5))
@@ -71,9 +81,11 @@ def make(tmp_path, monkeypatch):
                 torch.nn.init.normal_(p, std=0.4)  # samples leave [-1, 1]
             ema = {"n_averaged": torch.ones(())}
             ema |= {f"module.{k}": v for k, v in net.state_dict().items()}
-            sides[direction] = {"ema": ema, "shapes": [list(net.y_shape), list(net.x_shape)]}
+            shapes = [list(net.y_shape), list(net.x_shape)]
+            learners[direction] = {"ema": ema, "shapes": shapes}
         (tmp_path / dataset).mkdir(exist_ok=True)
-        kept = {"args": vars(args), "encoders": {}, "sides": sides, "finished": finished}
+        kept = {"model": "bridge", "args": vars(args), "encoders": {}}
+        kept |= {"learners": learners, "finished": finished}
         runs.save_checkpoint(out + "/model.pt", kept)
         return out
 
@@ -98,11 +110,11 @@ def psnr(a, b):
 def test_quality_of_images_is_what_it_says(make):
     """A row of the table is of other pairs, another sampler, other noise or unclamped images."""
     folder = make("glyph-sr")
-    args = evaluate.parse([folder, "--limit", "7", "--nfe", "3", "--seeds", "2"])
-    bench = BridgeEvaluation(BridgeRun(folder, CPU), args)
-    bench.runs = {"ours": bench.run, "basic": bench.run}
-    evaluate_bridge.quality(bench)
-    rows, net = rows_of(folder), bench.run.bridges["y->x"]
+    args = evaluate_bridge.parse([folder, "--limit", "7", "--nfe", "3", "--seeds", "2"])
+    evaluation = BridgeEvaluation(BridgeRun(folder, CPU), args)
+    evaluation.runs = {"ours": evaluation.run, "basic": evaluation.run}
+    evaluate_bridge.quality(evaluation)
+    rows, net = rows_of(folder), evaluation.run.bridges["y->x"]
     chosen = np.sort(np.random.default_rng(0).permutation(13)[:7])
     y, x = (torch.from_numpy(a) for a in PAIRS["glyph-sr"].of(chosen))
     true = x.numpy() / 127.5 - 1
@@ -137,7 +149,7 @@ def test_rows_replace_their_own_kind(make):
         json.dump({"rows": [kept, gone]}, f)
     looks = []
     for _ in range(2):
-        evaluate.main([folder, "--first-look", "--limit", "6", "--task", "quality"])
+        evaluate_bridge.main([folder, "--first-look", "--limit", "6", "--task", "quality"])
         looks.append([(r["method"], r["metric"], r["seed"]) for r in rows_of(folder)])
     assert kept in rows_of(folder) and gone not in rows_of(folder)
     assert sorted(looks[0]) == sorted(looks[1]) and len(set(looks[0])) == len(looks[0])
@@ -145,14 +157,15 @@ def test_rows_replace_their_own_kind(make):
 
 def test_solids_and_their_hull(make):
     """The truth does not get full marks, or the visual hull is not the one of these views."""
-    q = BridgeTestSet(BridgeRun(make("glyph-solids"), CPU), 5)
-    assert q.kind == "volume" and q.score(q.truth)["iou"] == 1.0
-    other = q.truth[[1, 1, 3, 3, 4]]  # samples of pairs 0 and 2 copy the truths of 1 and 3
-    assert q.score(other)["one_nna"] == 0.0
-    assert q.score(-torch.ones_like(q.truth))["one_nna"] == 1.0  # empty: nobody's neighbours
-    hull, _ = q.ask(evaluate_bridge.classical(q))
-    expected = metrics.iou(torch.from_numpy(glyphs.visual_hull(q.y.numpy())), q.x)
-    assert q.score(hull)["iou"] == pytest.approx(expected) and expected > 0.5
+    test_set = BridgeTestSet(BridgeRun(make("glyph-solids"), CPU), 5)
+    truth = test_set.truth
+    assert test_set.kind == "volume" and test_set.score(truth)["iou"] == 1.0
+    other = truth[[1, 1, 3, 3, 4]]  # samples of pairs 0 and 2 copy the truths of 1 and 3
+    assert test_set.score(other)["one_nna"] == 0.0
+    assert test_set.score(-torch.ones_like(truth))["one_nna"] == 1.0  # empty: nobody's neighbours
+    hull, _ = test_set.predict(bridge_scores.classical(test_set))
+    expected = metrics.iou(torch.from_numpy(glyphs.visual_hull(test_set.y.numpy())), test_set.x)
+    assert test_set.score(hull)["iou"] == pytest.approx(expected) and expected > 0.5
 
 
 @pytest.mark.parametrize(
@@ -160,10 +173,10 @@ def test_solids_and_their_hull(make):
 )
 def test_a_command_line_gives_the_arguments_back(flags):
     """A yardstick is trained with other settings than the run that it stands beside."""
-    args = train.parse(["--model", "bridge", *SMALL, *flags.split()])
-    assert train.parse(lddbm.argv_of(args)) == args
+    args = train_bridge.parse([*SMALL, *flags.split()])
+    assert train_bridge.parse(lddbm.argv_of(args)) == args
     args.resume = True  # how the run was finished is no setting
-    other = train.parse(lddbm.argv_of(args, loss="rec", w_nce=0.0, out="elsewhere"))
+    other = train_bridge.parse(lddbm.argv_of(args, loss="rec", w_nce=0.0, out="elsewhere"))
     changed = {k for k in vars(args) if getattr(args, k) != getattr(other, k)}
     assert changed == {"loss", "w_nce", "out", "resume"}
 
@@ -171,23 +184,32 @@ def test_a_command_line_gives_the_arguments_back(flags):
 @pytest.mark.parametrize(
     "dataset, names", [("glyph-sr", ["basic"]), ("glyph-edges", ["basic", "data-space"])]
 )
-def test_the_yardstick_runs(make, monkeypatch, dataset, names):
-    """Basic is not two-step with L_rec alone, data space is asked where shapes differ, or of a
-    first look, which trains nothing."""
-    folder, asked = make(dataset), {}
-    learn = lambda argv, device: asked.update({argv[argv.index("--out") + 1]: train.parse(argv)})
-    monkeypatch.setattr(lddbm, "trained", learn)
+def test_the_companions(make, monkeypatch, capsys, dataset, names):
+    """Basic is not two-step with L_rec alone, data space is trained where shapes differ, or a run
+    that is there does not come into the table, or into a first look."""
+    folder, trained = make(dataset), {}
+
+    def learn(script, argv, device):
+        args = script.parse(argv)
+        trained[args.out] = args
+        shutil.copytree(folder, args.out, ignore=lambda *_: names)
+
+    monkeypatch.setattr(lddbm, "trained_run", learn)
     run = BridgeRun(folder, CPU)
-    assert list(BridgeEvaluation(run, evaluate.parse([folder, "--first-look"])).runs) == ["ours"]
-    assert not asked
-    assert list(BridgeEvaluation(run, evaluate.parse([folder])).runs) == ["ours", *names]
-    basic = asked[f"{folder}/basic"]
+    runs_of = lambda *flags: list(
+        BridgeEvaluation(run, evaluate_bridge.parse([folder, *flags])).runs
+    )
+    assert runs_of() == ["ours"] and f"python reproduce.py {folder}" in capsys.readouterr().out
+    lddbm.train_companions(run)
+    assert list(trained) == [f"{folder}/{name}" for name in names]
+    assert runs_of() == ["ours", *names] and runs_of("--first-look") == ["ours"]
+    basic = trained[f"{folder}/basic"]
     assert (basic.procedure, basic.loss, basic.w_nce, basic.width) == ("two-step", "rec", 0, 16)
-    assert not basic.data_space and all(a.data_space for k, a in asked.items() if "data-" in k)
+    assert not basic.data_space and all(a.data_space for k, a in trained.items() if "data-" in k)
 
 
-def test_latents_take_the_translators_exam(make, tmp_path):
-    """The two papers are asked different questions, or the mean of 8 is one sample."""
+def test_latents_take_the_translators_test(make, tmp_path):
+    """The two papers have different test sets, or the mean of 8 is one sample."""
     folder = make("glyph-names")
     beside = [dict(task="similarity", direction=d, method="ours", seed=0, pool=9, r1=0, r5=0, r10=0)
               | dict(cosine=0.5, centred_cosine=0.25, unrelated_cosine=0.125)
@@ -195,9 +217,8 @@ def test_latents_take_the_translators_exam(make, tmp_path):
     other = tmp_path / "translator"
     other.mkdir()
     (other / "translation.json").write_text(json.dumps({"rows": beside}))
-    evaluate.main(
-        [folder, "--task", "quality", "--first-look", "--nfe", "2", "--beside", str(other)]
-    )
+    flags = ["--task", "quality", "--first-look", "--nfe", "2", "--beside", str(other)]
+    evaluate_bridge.main([folder, *flags])
     rows = rows_of(folder, "translation.json")
     assert {r["method"] for r in rows} >= {"bridge", "bridge, one sample", "translator", "ridge"}
     run, d = BridgeRun(folder, CPU), "image->text"
@@ -208,8 +229,8 @@ def test_latents_take_the_translators_exam(make, tmp_path):
         (mine,) = [r for r in rows if r["direction"] == d and r["method"] == name]
         expected = metrics.cosine(z, torch.from_numpy(LATENTS.text))
         assert mine["cosine"] == pytest.approx(expected, abs=1e-5)
-        mark = "two_way_mean8" if name == "bridge" else "two_way"
-        found = [r for r in rows_of(folder) if r["data"].endswith(d) and r["metric"] == mark]
+        metric = "two_way_mean8" if name == "bridge" else "two_way"
+        found = [r for r in rows_of(folder) if r["data"].endswith(d) and r["metric"] == metric]
         assert found[0]["method"] == "ours"
         two_way = metrics.two_way(z, torch.from_numpy(LATENTS.text))
         assert found[0]["value"] == pytest.approx(two_way, abs=1e-3)
@@ -220,23 +241,20 @@ def test_the_trade_off_knows_its_evaluations(make, monkeypatch, capsys):
     folder = make("glyph-sr")
     monkeypatch.setattr(evaluate_bridge, "NFES", (1, 2, 10))
     monkeypatch.setattr(evaluate_bridge, "HEUN_STEPS", (40,))
-    evaluate.main([folder, "--task", "trade-off", "samples", "parts", "--limit", "8"])
+    evaluate_bridge.main([folder, "--task", "trade-off", "samples", "parts", "--limit", "8"])
     rows = [r for r in rows_of(folder) if r["metric"] == "psnr"]
     found = {
         m: [r["nfe"] for r in rows if r["method"] == f"ours, {m}"] for m in evaluate_bridge.SAMPLERS
     }
     assert found.pop("Heun") == [119]
-    assert all(nfe == [1, 2, 10] for nfe in found.values()) and len(found) == 4
+    assert all(nfe == [1, 2, 10] for nfe in found.values()) and len(found) == 2
     net = BridgeRun(folder, CPU).bridges["y->x"]
-    q = BridgeTestSet(
-        SimpleNamespace(bridges={"y->x": net}, device=CPU, pairs=lambda *a: PAIRS["glyph-sr"]), 4
-    )
-    third = psnr(
-        net.sample(q.y, 10, order=3, randn=runs.cpu_randn(0))[0].clamp(-1, 1).numpy(),
-        q.truth.numpy(),
-    )
-    (ours,) = [r["value"] for r in rows if r["method"] == "ours, DBIM 3" and r["nfe"] == 10]
-    assert ours == pytest.approx(third)
+    run = SimpleNamespace(bridges={"y->x": net}, device=CPU, pairs=lambda *a: PAIRS["glyph-sr"])
+    test_set = BridgeTestSet(run, 4)
+    x_hat, _ = net.sample(test_set.y, 10, eta=1.0, randn=runs.cpu_randn(0))
+    expected = psnr(x_hat.clamp(-1, 1).numpy(), test_set.truth.numpy())
+    (ours,) = [r["value"] for r in rows if r["method"] == "ours, DBIM eta 1" and r["nfe"] == 10]
+    assert ours == pytest.approx(expected)
     assert "Heun takes" in capsys.readouterr().out
     for name in ("trade-off", "samples", "parts"):
         assert not_blank(f"{folder}/{name}.png")
@@ -263,14 +281,14 @@ def test_the_nearest_face_is_seen():
 
 def test_an_ablation_says_where_the_order_differs(capsys):
     """A swapped pair is not named, or 1-NNA counts as better the lower it is, even below 0.5."""
-    marks = {  # rec, pred, rec+nce, pred+nce; the poster: IoU .609 .643 .627 .664
+    scores = {  # rec, pred, rec+nce, pred+nce; the poster: IoU .609 .643 .627 .664
         "iou": (0.5, 0.6, 0.7, 0.8),  # rec+nce before pred
         "one_nna": (0.9, 0.45, 0.4, 0.49),  # as the poster, by the distance from 0.5
     }
-    variants = lddbm.POSTER["lddbm-losses"]
+    variants = [variant.name for variant in lddbm.ABLATIONS["lddbm-losses"]]
     rows = [
         {"data": "glyph-solids", "method": v, "metric": m, "value": values[n] + 0.01 * s, "seed": s}
-        for m, values in marks.items()
+        for m, values in scores.items()
         for (n, v), s in itertools.product(enumerate(variants), (-1, 1))
     ]
     lddbm.print_ablation("lddbm-losses", rows)
@@ -285,34 +303,39 @@ def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     asked = []
     (tmp_path / "runs" / "lddbm").mkdir(parents=True)
-    learn = lambda argv, device: (
-        asked.append(train.parse(argv)) or BridgeRun(make(asked[-1].dataset), CPU)
-    )
+
+    def learn(argv, device):
+        asked.append(train_bridge.parse(argv))
+        return BridgeRun(make(asked[-1].dataset), CPU)
+
     monkeypatch.setattr(lddbm, "trained", learn)
-    evaluate.main("--reproduce lddbm-losses --seeds 2 --nfe 1 --limit 4".split())
+    reproduce.main("lddbm-losses --seeds 2 --nfe 1 --limit 4".split())
     cells = [(a.dataset, a.loss, a.w_nce > 0, a.seed) for a in asked]
     sets = ("glyph-sr", "glyph-solids")
     assert sorted(cells) == sorted(itertools.product(sets, ("pred", "rec"), (True, False), (0, 1)))
     assert len({a.out for a in asked}) == len(asked)
     rows = rows_of("runs/lddbm", "lddbm-losses.json")
     assert {r["metric"] for r in rows if r["data"] == "glyph-solids"} == {"iou", "one_nna", "r1"}
-    assert lddbm.flags_of("lddbm-training", "two-step") == ["--procedure", "two-step"]
-    assert lddbm.flags_of("lddbm-design", "dit") == ["--design", "dit"]
+    flags = {v.name: v.flags for table in lddbm.ABLATIONS.values() for v in table}
+    assert flags["two-step"] == "--procedure two-step" and flags["dit"] == "--design dit"
     ours = [a.out for a in asked if (a.loss, a.w_nce > 0) == ("pred", True)]
     asked.clear()
-    evaluate.main("--reproduce lddbm-training --seeds 2 --nfe 1 --limit 4".split())
+    reproduce.main("lddbm-training --seeds 2 --nfe 1 --limit 4".split())
     assert {a.out for a in asked if a.procedure == "iterative"} == set(ours)  # trained once
     steps = {(a.dataset, a.procedure): a.steps for a in asked}
     assert all(steps[d, "end-to-end"] * 2 == steps[d, "iterative"] for d in sets)
 
 
-def test_wrong_questions_end_in_one_line(make):
+def test_wrong_commands_end_in_one_line(make):
     """A task of the other paper, or half a training, ends in a traceback or in a wrong table."""
     folder = make("glyph-sr")
-    for argv, word in ((["--task", "curves"], "curves"), (["--on", "coco"], "--on")):
-        with pytest.raises(RunError, match=word) as e:
-            evaluate.main([folder, *argv])
-        assert "\n" not in str(e.value)
+    for argv in (["--task", "curves"], ["--on", "coco"], ["--nfe", "0"]):
+        with pytest.raises(SystemExit):
+            evaluate_bridge.parse([folder, *argv])
+    with pytest.raises(SystemExit):
+        evaluate_bridge.parse([])
+    with pytest.raises(RunError, match="no such table; the tables are .*lddbm-speed"):
+        reproduce.main(["lddbm-everything"])
     saved = runs.load_checkpoint(folder + "/model.pt")
     saved["learners"]["y->x"]["shapes"][0][0] = 3
     runs.save_checkpoint(folder + "/model.pt", saved)
@@ -320,6 +343,34 @@ def test_wrong_questions_end_in_one_line(make):
         BridgeRun(folder, CPU)
     with pytest.raises(RunError, match="--resume"):
         BridgeRun(make("glyph-sr", finished=False), CPU)
-    for argv in ([], [folder, "--reproduce", "lddbm-losses"], [folder, "--nfe", "0"]):
-        with pytest.raises(SystemExit):
+
+
+def test_the_contents_can_be_typed(capsys):
+    """A line of the list names a script that is gone, or a task or a table that there is not."""
+    reproduce.main([])
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line.partition("  python ")[2].split() for line in lines if "  python " in line]
+    assert len(commands) > 20 and max(map(len, lines)) <= 110
+    for script, *argv in commands:
+        assert (ROOT / script).exists()
+        if script == "evaluate_bridge.py":
+            evaluate_bridge.parse(argv)
+        if script == "evaluate.py":
             evaluate.parse(argv)
+        if script == "reproduce.py" and not argv[0].startswith("runs/"):
+            assert argv[0] in (*reproduce.SCRIPTS, *lddbm.ABLATIONS, "lddbm-speed")
+    assert {f"theory/{name}.py" for name in THEORY} <= {script for script, *_ in commands}
+
+
+def test_reproduce_makes_all_of_a_run(make, monkeypatch):
+    """The command for everything forgets Basic or a figure, or makes what was not asked for."""
+    folder, done = make("glyph-sr"), []
+    monkeypatch.setattr(lddbm, "train_companions", lambda run: done.append("companions"))
+    for name in evaluate_bridge.BRIDGE_TASKS:
+        task = lambda evaluation, name=name: done.append(name)
+        monkeypatch.setitem(evaluate_bridge.BRIDGE_TASKS, name, task)
+    reproduce.main([folder])
+    assert done == ["companions", "quality", "trade-off", "samples", "tsne"]
+    done.clear()
+    reproduce.main([folder, "--task", "parts"])
+    assert done == ["companions", "parts"]
