@@ -18,7 +18,7 @@ FLOORS = [  # a file may import from lower floors, and from earlier ones of its 
     ["latent_bridge", "data_files", "data_pairs", "data"],
     ["encoders", "latents"],
     ["runs", "arguments"],
-    ["baselines", "scores", "pictures"],
+    ["baselines", "scores", "bridge_scores", "pictures"],
     ["evaluate", "evaluate_bridge"],
     ["train", "train_bridge"],
     ["tables.captioning", "tables.text_to_image", "tables.encoder_pairs", "tables.small_clip"],
