@@ -21,7 +21,7 @@ import encoders
 from data import NAMES
 from data_pairs import PAIRS
 from devices import AMP
-from runs import RunError
+from errors import RunError
 
 # The encoders of a data set that needs no download; all others start from CLIP, as in MT.
 ENCODERS = {"glyphs": ("pca:128", "tfidf:256"), "latents": ("none", "none")}

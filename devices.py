@@ -22,11 +22,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn
 
+from errors import DeviceError
+
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class DeviceError(ValueError):
-    """One line: which device cannot be used, and why."""
 
 
 def usable(device):

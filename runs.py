@@ -1,49 +1,34 @@
 """
-runs.py: a run, from its arguments to its folder on disk and back; the same for both papers.
+runs.py: from the arguments of a run to its data, and from its folder back to a network.
 
-    RUN/model.pt    the checkpoint: weights, averages, optimisers, encoders, arguments
-    RUN/log.csv     a row every 50 steps: losses, gradient norm, learning rate, speed
-    RUN/loss.png    the log as a picture
-
-Training goes through the map from top to bottom; evaluation begins with the last two.
+Training starts with the first half of the map, evaluation with the last two. What lies on the disk
+meanwhile is in checkpoints.py.
 
 Map      data_options, load_latents, bridge_pairs   arguments -> data, frozen encoders, latents
          make_bridge                                arguments -> an untrained bridge
          draw_batch, learning_rate                  what every step of training needs
-         save_checkpoint, load_checkpoint           one file, written whole or not at all
-         RunFolder                                  the folder while a run is trained
          TranslatorRun, BridgeRun                   RUN/model.pt read back, to be evaluated
 Random   each step draws from a generator seeded by (seed, direction, step). So a killed run that
          goes on sees the batches that it would have seen, and so does any number of processes
 Letters  B batch   N conditions   h1 = dim c   h2 = dim z
-         a learner: one direction in training (train.py, train_bridge.py)
 """
 
 import argparse
 import math
-import os
-import time
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
 import data
 import encoders
+from checkpoints import averaged_weights, read_run, restore
 from data_pairs import PAIRS, load_pairs
 from ddim_translator import Noise, Translator, draw_noise
+from errors import RunError
 from latent_bridge import Bridge
 from latents import DIRECTIONS, Latents, encode_split
-
-# What --resume may give anew: it says where and how to compute, not what.
-MAY_CHANGE = "out resume overwrite device data_dir cache_dir save_every download amp".split()
-
-
-class RunError(ValueError):
-    """One line: what went wrong, where, what to do."""
-
 
 # --------------------------------------------------------------------------------------------------
 # From arguments to data and latents
@@ -72,7 +57,7 @@ def data_options(args):
 
 
 def load_encoders(args, device, train_split):
-    """The two frozen encoders; PCA and TF-IDF are fitted on the training split."""
+    """{"image": Encoder, "text": Encoder}; PCA and TF-IDF are fitted on the training split."""
     image = encoders.make(
         args.image_encoder,
         "image",
@@ -89,21 +74,39 @@ def load_encoders(args, device, train_split):
         download=args.download,
         pooling=args.text_pooling,
     )
-    return image, text
+    return {"image": image, "text": text}
 
 
-def load_latents(args, device, rank, world):
-    """(image encoder, text encoder, Latents of train, Latents of val)."""
+class RunData(NamedTuple):
+    """What a run trains on."""
+
+    encoders: dict  # {"image": Encoder, "text": Encoder}
+    train: Latents
+    val: Latents
+    keys: dict  # {split: key}: they change with the data
+
+
+def load_latents(args, device, rank, world, old=None):
+    """RunData of the arguments.
+
+    old: the checkpoint of a resumed run. Its encoders are taken, not fitted again: on other data
+    PCA and TF-IDF would become other encoders, and their latents other vectors."""
     options = data_options(args)
-    splits = [data.load(source_of(args), args.data_dir, s, **options) for s in ("train", "val")]
-    E_image, E_text = load_encoders(args, device, splits[0])
+    names = ("train", "val")
+    splits = [data.load(source_of(args), args.data_dir, name, **options) for name in names]
+    keys = {name: split.key for name, split in zip(names, splits, strict=True)}
+    if old:
+        states = old["encoders"].items()
+        E = {m: encoders.from_state(state, device, args.download) for m, state in states}
+    else:
+        E = load_encoders(args, device, splits[0])
     # Process 0 fills the cache while the others wait; then they find it filled.
     if world > 1 and rank > 0:
         dist.barrier()
-    latents = [encode_split(s, E_image, E_text, args.cache_dir) for s in splits]
+    train, val = (encode_split(s, E["image"], E["text"], args.cache_dir) for s in splits)
     if world > 1 and rank == 0:
         dist.barrier()
-    return E_image, E_text, *latents
+    return RunData(E, train, val, keys)
 
 
 class LatentPairs(NamedTuple):
@@ -214,194 +217,6 @@ def cpu_randn(seed):
 
 
 # --------------------------------------------------------------------------------------------------
-# Checkpoints
-
-
-def save_checkpoint(path, checkpoint):
-    """Write beside, then rename: a kill leaves the old checkpoint or the new one, no half."""
-    torch.save(checkpoint, path + ".tmp")
-    os.replace(path + ".tmp", path)
-
-
-def load_checkpoint(path):
-    """A checkpoint as tensors, dicts, numbers and strings.
-
-    weights_only: a pickle may run any program when it is opened, so pickled objects are refused."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such checkpoint; python train.py makes one") from None
-    except Exception as error:
-        kind = type(error).__name__
-        raise RunError(f"{path}: broken, or not made by our training scripts ({kind})") from None
-
-
-def load_if_same(path, stamp):
-    """What was trained and saved at `path` with the same stamp; None if there is no such thing."""
-    if not os.path.exists(path):
-        return None
-    saved = load_checkpoint(path)
-    same = {key: saved.get(key) for key in stamp} == stamp
-    return saved if same else None
-
-
-def read_run(folder):
-    """RUN/model.pt as a training script left it. RunError for an unreadable or a foreign one."""
-    path = os.path.join(folder, "model.pt")
-    saved = load_checkpoint(path)
-    if not isinstance(saved, dict) or not {"args", "encoders", "learners"} <= saved.keys():
-        raise RunError(f"{path}: not a checkpoint of train.py or train_bridge.py")
-    return saved
-
-
-def averaged_weights(ema):
-    """The state dict of the averaged weights, the ones that are used, from a learner's `ema`."""
-    return {k.removeprefix("module."): v for k, v in ema.items() if k.startswith("module.")}
-
-
-# --------------------------------------------------------------------------------------------------
-# The folder of a run in training
-
-
-class RunFolder:
-    """The files of a run while it is trained; in processes of rank > 0 it writes nothing.
-
-    model    "translator" or "bridge"
-    losses   names of the losses, in the order of learner.sums
-    Raises RunError where a run is in the way, or where --resume finds other settings."""
-
-    def __init__(self, args, model, losses, rank=0):
-        self.args, self.model, self.losses, self.writes = args, model, losses, rank == 0
-        self.path = os.path.join(args.out, "model.pt")
-        self.log = os.path.join(args.out, "log.csv")
-        self.began = self.clock = time.time()
-        self.old = None
-        if args.resume:
-            self.old = load_checkpoint(self.path)
-            check_resumable(self.path, self.old, args)
-        elif os.path.exists(self.path) and not args.overwrite:
-            raise RunError(
-                f"{self.path} exists: --resume goes on, --overwrite replaces it, "
-                "--out names another"
-            )
-
-    @property
-    def finished(self):
-        """Whether there is nothing left to train."""
-        return bool(self.old and self.old.get("finished"))
-
-    def say(self, line):
-        if self.writes:
-            print(line)
-
-    def start(self, learners, found):
-        """Take what a resumed run had; open the log. found: {modality: encoder}."""
-        self.learners, self.encoders = learners, found
-        self.first = 0
-        if self.old:
-            self.first = self.old["step"]
-            for learner in learners:
-                learner.load(self.old["learners"][learner.direction])
-            self.say(f"resumed {self.path} at step {self.first}")
-        if self.writes:
-            os.makedirs(self.args.out, exist_ok=True)
-            self.start_log()
-        self.since, self.clock = self.first, time.time()
-
-    def steps(self):
-        """The steps still to do, with a progress bar where somebody watches."""
-        todo = range(self.first, self.args.steps)
-        hidden = None if self.writes else True  # None: shown on a terminal only
-        return tqdm(todo, "train", self.args.steps, initial=self.first, disable=hidden)
-
-    def record(self, done, lr):
-        """After `done` steps: a row of the log every 50, a checkpoint every --save-every."""
-        keep = done % self.args.save_every == 0 or done == self.args.steps
-        if not self.writes:
-            return
-        if keep or done % 50 == 0:
-            self.write_log(done, lr)
-        if keep:
-            self.save(done)
-
-    def finish(self):
-        """The last checkpoint, marked as finished."""
-        self.save(self.args.steps, finished=True)
-        seconds = time.time() - self.began
-        self.say(f"trained in {seconds:.0f} s: {self.path}, {self.log}")
-
-    def save(self, step, finished=False):
-        checkpoint = {
-            "model": self.model,
-            "step": step,
-            "finished": finished,
-            "args": vars(self.args),
-            "encoders": {name: encoder.state() for name, encoder in self.encoders.items()},
-            "learners": {learner.direction: learner.state() for learner in self.learners},
-        }
-        save_checkpoint(self.path, checkpoint)
-
-    def start_log(self):
-        """A fresh log.csv; on resume the old one up to the checkpoint: the rest comes again."""
-        header = ",".join(["step,direction", *self.losses, "grad_norm,lr,steps_per_s"])
-        rows = []
-        if self.first:
-            with open(self.log) as f:
-                old_rows = f.read().splitlines()[1:]
-            rows = [row for row in old_rows if int(row.split(",")[0]) <= self.first]
-        with open(self.log, "w") as f:
-            f.write("\n".join([header, *rows]) + "\n")
-
-    def write_log(self, done, lr):
-        """One row a direction: means over the steps since the last row. RunError on NaN or Inf."""
-        seconds, count = time.time() - self.clock, done - self.since
-        with open(self.log, "a") as f:
-            for learner in self.learners:
-                means = (learner.sums.cpu() / learner.counts.clamp(min=1)).tolist()
-                learner.sums.zero_()
-                learner.counts.zero_()
-                # A NaN spreads to all weights within a step: training on would be for nothing.
-                broken = [x for x in means[:3] if not math.isfinite(x)]
-                if broken:
-                    raise RunError(
-                        f"step {done}: the loss of {learner.direction} is {broken[0]}. The "
-                        "checkpoint is of an earlier, good step. Try a smaller --lr, --amp off or "
-                        "bf16, a smaller --clip; look for outliers in the latents"
-                    )
-                cells = [f"{x:.6g}" for x in (*means, lr, count / seconds)]
-                f.write(",".join([str(done), learner.direction, *cells]) + "\n")
-        self.since, self.clock = done, time.time()
-
-
-def check_resumable(path, checkpoint, args):
-    """RunError if the run at `path` was made with other settings than these."""
-    old, new = checkpoint["args"], vars(args)
-    changed = [name for name in new if name not in MAY_CHANGE and old.get(name) != new[name]]
-    if changed:
-        told = [f"--{n.replace('_', '-')} was {old.get(n)}, now {new[n]}" for n in changed]
-        raise RunError(
-            f"{path} has other settings ({', '.join(told)}): give the same, or another --out"
-        )
-
-
-def trained_run(script, argv, device):
-    """The folder where `script` (the module train or train_bridge) leaves the run of argv.
-
-    Trained now, gone on with, or there already. A run of other settings in that folder is of an
-    earlier try: it is trained again."""
-    args = script.parse([*argv, "--device", str(device)])
-    path = os.path.join(args.out, "model.pt")
-    if os.path.exists(path):
-        try:
-            check_resumable(path, load_checkpoint(path), args)
-            args.resume = True
-        except RunError:
-            args.overwrite = True
-    script.train(args)
-    return args.out
-
-
-# --------------------------------------------------------------------------------------------------
 # A trained run, read back
 
 
@@ -433,7 +248,8 @@ class TranslatorRun:
         net = Translator(
             h1, h2, args.width, args.layers, args.dropout, args.T, args.predict, args.objective
         )
-        net.load_state_dict(averaged_weights(state["ema"]))
+        weights = averaged_weights(self.folder, state)
+        restore(self.folder, direction, lambda: net.load_state_dict(weights))
         return net.eval().to(self.device)
 
     def latents(self, split, dataset=None, data_dir=None):
@@ -496,15 +312,13 @@ class BridgeRun:
         self.encoders = {}
         for modality, state in saved["encoders"].items():
             self.encoders[modality] = encoders.from_state(state, device=device, download=download)
-        self.bridges = {d: self.read_bridge(state) for d, state in saved["learners"].items()}
+        self.bridges = {d: self.read_bridge(d, state) for d, state in saved["learners"].items()}
         self.dims = {d: (b.y_shape[0], b.x_shape[0]) for d, b in self.bridges.items()}
 
-    def read_bridge(self, state):
+    def read_bridge(self, direction, state):
         net = make_bridge(self.args, *state["shapes"])
-        try:
-            net.load_state_dict(averaged_weights(state["ema"]))
-        except RuntimeError:
-            raise RunError(f"{self.folder}: made by another latent_bridge.py") from None
+        weights = averaged_weights(self.folder, state)
+        restore(self.folder, direction, lambda: net.load_state_dict(weights))
         net.eval().to(self.device)
         # The first call of a network is slow; without this one, tables would count it.
         net.sample(torch.zeros(2, *net.y_shape, device=self.device))

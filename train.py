@@ -20,20 +20,19 @@ sees only vectors. It leaves RUN/model.pt, log.csv and loss.png, and what evalua
 """
 
 import os
-import sys
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import evaluate
 from arguments import TRANSLATOR_SETS, Flag, check, known, positive, resolve, shared_parser
-from data import DataError
+from checkpoints import RunFolder
 from ddim_translator import ROWS_AT_T, Noise, Translator, best_gamma
 from devices import AMP, average_gradients, choose_amp, start_processes
-from encoders import EncoderError
+from errors import RunError, run_script
 from latents import DIRECTIONS
 from pictures import draw_losses
-from runs import RunError, RunFolder, cpu_randn, draw_batch, learning_rate, load_latents
+from runs import cpu_randn, draw_batch, learning_rate, load_latents
 
 LOSSES = ("loss", "L_recon", "L_ddim")
 
@@ -126,8 +125,10 @@ class Learner:
         return {**parts, "gamma": self.gamma}
 
     def load(self, state):
-        for k in ("net", "ema", "optimizer", "scaler"):
+        for k in ("net", "ema", "optimizer"):
             getattr(self, k).load_state_dict(state[k])
+        if state["scaler"]:  # empty in a run that was not in fp16 until now
+            self.scaler.load_state_dict(state["scaler"])
 
 
 def train_step(learner, batch, step, args, device, world=1):
@@ -202,38 +203,41 @@ def train(args):
     if args.batch % (ROWS_AT_T * world):
         told = f"is not a multiple of {ROWS_AT_T} x {world} process(es)"
         raise RunError(f"--batch {args.batch} {told}")
-    folder = RunFolder(args, "translator", LOSSES, rank)
-    if folder.finished:
-        return device if rank == 0 else None
+    with RunFolder(args, "translator", LOSSES, rank) as folder:
+        if not folder.finished:
+            train_in(folder, args, device, rank, world)
+    return device if rank == 0 else None
 
+
+def train_in(folder, args, device, rank, world):
+    """Data, learners, THE LOOP, and what is measured after it."""
     given = {k: v for k, v in vars(args).items() if v is not None and v is not False}
     folder.say(" ".join(f"--{k.replace('_', '-')} {v}" for k, v in given.items()))
-    E_image, E_text, latents, validation = load_latents(args, device, rank, world)
+    found = load_latents(args, device, rank, world, folder.old)
+    folder.check_data(found.keys)
     torch.manual_seed(args.seed)  # every process starts from the same weights
-    learners = [Learner(direction, latents, args, device) for direction in DIRECTIONS]
+    learners = [Learner(direction, found.train, args, device) for direction in DIRECTIONS]
     folder.say(size_of(learners[0].net, device, world))
-    folder.start(learners, {"image": E_image, "text": E_text})
+    folder.start(learners, found.encoders)
 
     # THE LOOP. A step draws its batch by its number, so a resumed run sees the same batches.
     mine = slice(rank * args.batch // world, (rank + 1) * args.batch // world)
     for step in folder.steps():
         torch.manual_seed(args.seed * 1_000_003 + step * world + rank)  # for dropout alone
         for learner in learners:
-            batch = draw_batch(latents, learner.direction, step, args, mine)
+            batch = draw_batch(found.train, learner.direction, step, args, mine)
             train_step(learner, batch, step, args, device, world)
         folder.record(step + 1, learning_rate(step, args))
 
     if world > 1:
         torch.distributed.destroy_process_group()
-    if rank > 0:
-        return None
-    for learner in learners:
-        learner.gamma = args.gamma
-        if args.gamma == "auto":
-            learner.gamma = measure_gamma(learner, validation, args, device)
-    folder.finish()
-    draw_losses(folder.log, os.path.join(args.out, "loss.png"), LOSSES)
-    return device
+    if rank == 0:
+        for learner in learners:
+            learner.gamma = args.gamma
+            if args.gamma == "auto":
+                learner.gamma = measure_gamma(learner, found.val, args, device)
+        draw_losses(folder.log, os.path.join(args.out, "loss.png"), LOSSES)
+        folder.finish()
 
 
 def size_of(net, device, world):
@@ -251,12 +255,7 @@ def main(argv=None):
         evaluate.main([args.out, "--first-look", "--device", str(device)])
 
 
+GOES_ON = "stopped; the same command with --resume goes on from the last checkpoint"
+
 if __name__ == "__main__":
-    try:
-        main()
-    except (RunError, DataError, EncoderError, ValueError, OSError) as error:
-        sys.exit(f"train.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit(
-            "train.py: stopped; the same command with --resume goes on from the last checkpoint"
-        )
+    run_script("train.py", main, GOES_ON)

@@ -19,7 +19,6 @@ each against the other held still. In the order of this file:
 """
 
 import os
-import sys
 
 import numpy as np
 import torch
@@ -28,23 +27,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import evaluate_bridge
 from arguments import BRIDGE_SETS, Flag, check, known, resolve, shared_parser
 from bridge_networks import DESIGNS
-from data import DataError
+from checkpoints import RunFolder
 from data_pairs import PAIRS
 from devices import AMP, average_gradients, choose_amp, gather_all, start_processes
-from encoders import EncoderError
+from errors import RunError, run_script
 from latent_bridge import BridgeNoise, draw_bridge_noise
 from latents import DIRECTIONS
 from pictures import draw_losses
-from runs import (
-    LatentPairs,
-    RunError,
-    RunFolder,
-    bridge_pairs,
-    load_latents,
-    make_bridge,
-    step_seed,
-    warmup_cosine,
-)
+from runs import LatentPairs, bridge_pairs, load_latents, make_bridge, step_seed, warmup_cosine
 
 LOSSES = ("L_bridge", "L_pred", "L_infoNCE")
 
@@ -150,8 +140,10 @@ class BridgeLearner:
         return {**parts, "optimizers": optimizers, "shapes": self.shapes}
 
     def load(self, state):
-        for k in ("net", "ema", "scaler"):
+        for k in ("net", "ema"):
             getattr(self, k).load_state_dict(state[k])
+        if state["scaler"]:  # empty in a run that was not in fp16 until now
+            self.scaler.load_state_dict(state["scaler"])
         for side, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][side])
 
@@ -247,16 +239,16 @@ def update(learner, side, rate):
 # The run
 
 
-def make_learners(args, device, rank, world):
-    """([learners], {modality: encoder}): from y to x, or both ways between latents."""
-    found = {}
+def load_pairs(args, device, rank, world, old=None):
+    """({direction: training Pairs}, {modality: encoder}, {split: key}).
+
+    From y to x; latents of images and captions go both ways, through frozen encoders."""
     if args.dataset in PAIRS:
         pairs = bridge_pairs(args, "train")
-    else:
-        found["image"], found["text"], latents, _ = load_latents(args, device, rank, world)
-        pairs = {direction: LatentPairs(latents, direction) for direction in DIRECTIONS}
-    torch.manual_seed(args.seed)  # every process starts from the same weights
-    return [BridgeLearner(d, p, args, device) for d, p in pairs.items()], found
+        return pairs, {}, {"train": pairs["y->x"].key}
+    found = load_latents(args, device, rank, world, old)
+    pairs = {direction: LatentPairs(found.train, direction) for direction in DIRECTIONS}
+    return pairs, found.encoders, found.keys
 
 
 def train(args):
@@ -267,17 +259,24 @@ def train(args):
     args.amp = choose_amp(args.amp, device)
     if args.batch % world:
         raise RunError(f"--batch {args.batch} is not a multiple of {world} processes")
-    folder = RunFolder(args, "bridge", LOSSES, rank)
-    if folder.finished:
-        return device if rank == 0 else None
+    with RunFolder(args, "bridge", LOSSES, rank) as folder:
+        if not folder.finished:
+            train_in(folder, args, device, rank, world)
+    return device if rank == 0 else None
 
+
+def train_in(folder, args, device, rank, world):
+    """Data, learners, THE LOOP."""
     given = {k: v for k, v in vars(args).items() if v is not None and v is not False}
     folder.say(" ".join(f"--{k.replace('_', '-')} {v}" for k, v in given.items()))
-    learners, found = make_learners(args, device, rank, world)
+    pairs, found, keys = load_pairs(args, device, rank, world, folder.old)
+    folder.check_data(keys)
+    torch.manual_seed(args.seed)  # every process starts from the same weights
+    learners = [BridgeLearner(d, p, args, device) for d, p in pairs.items()]
     folder.say(size_of(learners, device, world))
     folder.start(learners, found)
 
-    # THE LOOP.
+    # THE LOOP. A step draws its batch by its number, so a resumed run sees the same batches.
     mine = slice(rank * args.batch // world, (rank + 1) * args.batch // world)
     for step in folder.steps():
         torch.manual_seed(args.seed * 1_000_003 + step * world + rank)  # for dropout alone
@@ -287,11 +286,9 @@ def train(args):
 
     if world > 1:
         torch.distributed.destroy_process_group()
-    if rank > 0:
-        return None
-    folder.finish()
-    draw_losses(folder.log, os.path.join(args.out, "loss.png"), LOSSES)
-    return device
+    if rank == 0:
+        draw_losses(folder.log, os.path.join(args.out, "loss.png"), LOSSES)
+        folder.finish()
 
 
 def size_of(learners, device, world):
@@ -310,13 +307,7 @@ def main(argv=None):
         evaluate_bridge.main([args.out, "--first-look", "--device", str(device)])
 
 
+GOES_ON = "stopped; the same command with --resume goes on from the last checkpoint"
+
 if __name__ == "__main__":
-    try:
-        main()
-    except (RunError, DataError, EncoderError, ValueError, OSError) as error:
-        sys.exit(f"train_bridge.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit(
-            "train_bridge.py: stopped; the same command with --resume goes on from the last "
-            "checkpoint"
-        )
+    run_script("train_bridge.py", main, GOES_ON)
