@@ -1,7 +1,35 @@
 """
-baselines.py
+baselines.py: what an honest table has beside ours.
+
+A cosine of 0.64 says nothing by itself. Is it hard to reach? Does it take a diffusion? Each
+baseline answers one such question. All are functions c -> z_hat, of raw latents, as a translator
+is, and all but two are fitted on the pairs that the translator was trained on:
+
+mean      One answer to every query: the mean of the training targets. What is a score worth that
+          knows nothing of the query? On CLIP latents, a cosine of 0.7 (scores.py says why).
+ridge     The best linear map, in closed form, in a second. Does it take a network at all?
+knn       The targets of the ten training conditions nearest to c. Is it enough to look things up?
+mlp       Regression: our own network, batches and steps, but a plain square loss and no noise.
+          THE BAR for a translator: what is not above this row, the diffusion did not add.
+identity  z_hat = c, untrained, where both encoders share a space: CLIP's own cosine.
+noise     c with much noise: the untrained perturbation of Lafite, a row of MT's Table 2.
+
+Why regression is a bar for a method that samples. Let a name fit two typefaces equally well, with
+unit latents (1, 0) and (0, 1). A perfect sampler answers with one of them: it is right half of the
+time, cosine 1, and half of the time wrong, cosine 0; mean 0.5. Regression answers with the middle,
+(0.5, 0.5), which is no typeface at all, and its cosine with either is 0.71. In general the square
+loss is least at E[z|c], the mean of all right answers, and no direction has a higher expected
+cosine with unit vectors z. So a translator that averages K samples comes to such a row from below.
+What only it has are the samples themselves: each one sharp, and different each time.
+
+Map      nearest         nearest neighbours by cosine, for every table and figure
+         identity, lafite_noise, ridge, knn, mlp_regression
+         Baselines       all of them for one direction of a run
+Letters  N training pairs   n queries   c (n, h1), z (n, h2) raw latents
+Try      python evaluate.py runs/glyphs-translator --task similarity
 """
 
+import functools
 import os
 
 import numpy as np
@@ -13,104 +41,185 @@ from tqdm import tqdm
 
 import metrics
 from ddim_translator import EpsTheta
+from encoders import fixed_sample
 from glyphs import digest
-from runs import MAY_CHANGE, draw_batch, load_if_same, save_checkpoint, warmup_cosine
+from runs import MAY_CHANGE, draw_batch, learning_rate, load_if_same, save_checkpoint
+
+# What ridge tries, from hardly any to strong. The best depends on N, h1 and the scale of c.
+LAMBDAS = 10.0 ** np.arange(-2, 4)
+
+# ridge and knn hold all their pairs in memory: these many, 512 wide, are 0.4 GB a side.
+MOST_PAIRS = 200_000
+
+
+# --------------------------------------------------------------------------------------------------
+# Nearest neighbours
+
+
+def nearest(queries, keys, k):
+    """(cosines, rows), both (n, k): the k of keys (N, h) most similar to each of queries (n, h)."""
+    unit_keys = fn.normalize(keys)
+    cosines, rows = [], []
+    # 512 queries at a time: 5,000 against 200,000 keys at once would be a matrix of 4 GB.
+    for chunk in queries.split(512):
+        similarity = fn.normalize(chunk) @ unit_keys.T  # (512, N)
+        top = similarity.topk(k)
+        cosines.append(top.values)
+        rows.append(top.indices)
+    return torch.cat(cosines), torch.cat(rows)
+
+
+# --------------------------------------------------------------------------------------------------
+# Without training
 
 
 def identity(c):
-    """z_hat = c: CLIP's own cosine, and the paper's CLIP-GEN row. Needs equal widths."""
+    """z_hat = c: CLIP's own cosine. Needs equal widths."""
     return c
 
 
 def lafite_noise(c, seed):
-    """z_hat = normalize(c) / 4 + 3/4 of a random unit vector: Lafite's perturbation, MT's row."""
+    """z_hat = c / 4 + 3 u / 4 with c and u of length 1, u random: Lafite's perturbation.
+
+    u is nearly orthogonal to everything, so the cosine is that of c times 0.25 / sqrt(0.25^2 +
+    0.75^2) = 0.316. In MT's Table 2 that fits the rows CLIP-GEN, 0.3042, and LAFITE, 0.0965."""
     u = torch.randn(c.shape, generator=torch.Generator().manual_seed(seed))
     return 0.25 * fn.normalize(c) + 0.75 * fn.normalize(u)
 
 
+# --------------------------------------------------------------------------------------------------
+# In closed form
+
+
 def ridge(c, z, c_val, z_val):
-    """scikit-learn's Ridge, which has a bias; lambda by validation cosine. -> function of c."""
-    c, z = c.double().numpy(), z.double().numpy()  # float32 loses the small directions of CLIP
-    fits = [Ridge(lam).fit(c, z) for lam in 10.0 ** np.arange(-2, 4)]
-    answer = lambda fit: lambda c: torch.from_numpy(fit.predict(c.double().numpy())).float()
-    return max((answer(f) for f in fits), key=lambda f: metrics.cosine(f(c_val), z_val))
+    """The W, b that minimise sum |z - c W - b|^2 + lambda |W|^2. -> function c -> z_hat.
+
+    lambda keeps W small in directions of c that hardly vary, where N pairs say little. It is
+    chosen on validation pairs. On the training pairs the smallest lambda always looks best: it
+    may fit the noise too. Chosen on test pairs, the row would have seen the answers."""
+    # float64: CLIP latents vary so little in some directions that float32 would lose them.
+    c, z = c.double().numpy(), z.double().numpy()
+    fits = [Ridge(lam).fit(c, z) for lam in LAMBDAS]
+    scores = [metrics.cosine(predict(fit, c_val), z_val) for fit in fits]
+    best = fits[int(np.argmax(scores))]
+    return functools.partial(predict, best)
+
+
+def predict(fit, c):
+    """z_hat (n, h2), float32, of one of scikit-learn's models."""
+    return torch.from_numpy(fit.predict(c.double().numpy())).float()
 
 
 def knn(c, z, k=10, tau=0.05):
-    """Mean target of the k most similar training conditions, weighted by softmax(cosine / tau)."""
-    keys, k = fn.normalize(c), min(k, len(c))
+    """Weighted mean target of the k most similar training conditions. -> function c -> z_hat.
 
-    def answer(c):
-        tops = [(fn.normalize(x) @ keys.T).topk(k) for x in c.split(512)]
-        similar, i = (torch.cat(x) for x in zip(*tops, strict=True))
-        return ((similar / tau).softmax(1)[:, :, None] * z[i]).sum(1)
+    Weights softmax(cosine / tau): with tau = 0.05 a neighbour whose cosine is lower by 0.05
+    counts e times less. Neither number was tuned."""
+    k = min(k, len(c))
+
+    def answer(c_new):
+        cosines, rows = nearest(c_new, c, k)
+        weights = (cosines / tau).softmax(1)  # (n, k)
+        return (weights[:, :, None] * z[rows]).sum(1)  # (n, k, h2) -> (n, h2)
 
     return answer
 
 
-def mlp_regression(run, latents, direction):
-    """Regression by the run's own network: z_0 from c alone (z_t = 0, t = T), mean square error.
+# --------------------------------------------------------------------------------------------------
+# Regression by the translator's own network
 
-    The same batches, steps, learning rate and averaging as the run's; kept in RUN/mlp-*.pt and
-    trained again if the run's arguments or data have changed. -> function of c."""
-    a, twin = run.args, run.translators[direction]
-    torch.manual_seed(a.seed)  # for the first weights and for dropout
-    net = EpsTheta(*run.dims[direction], a.width, a.layers, a.dropout).to(run.device)
-    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(a.ema))
-    regress = lambda net, c: net(*blank(c, twin), twin.scale_c(c))
+
+def regress(net, translator, c):
+    """z_0 in the translator's scaled units, (n, h2), from raw c (n, h1) alone; net: an EpsTheta.
+
+    The network wants z_t and t besides. t = T and z_t = 0 say nothing about z_0: at t = T a
+    sampler sees noise alone, and 0 is the mean of that noise."""
+    z_t = c.new_zeros(len(c), translator.h2)
+    t = torch.full((len(c),), translator.T, device=c.device)
+    return net(z_t, t, translator.scale_c(c))
+
+
+def mlp_regression(run, latents, direction):
+    """E[z|c] by the run's own network and a mean square loss. -> function c -> z_hat.
+
+    The same batches, steps, learning rate and averaging as the run's. Kept in RUN/mlp-*.pt, and
+    trained again if the run's arguments or its data have changed."""
+    args, translator = run.args, run.translators[direction]
+    torch.manual_seed(args.seed)  # for the first weights and for dropout
+    h1, h2 = run.dims[direction]
+    net = EpsTheta(h1, h2, args.width, args.layers, args.dropout).to(run.device)
+    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(args.ema))
+
+    # What decides the outcome: the arguments, but for those that say only where to compute, and
+    # the data, by its means.
+    settings = {k: v for k, v in vars(args).items() if k not in MAY_CHANGE}
+    means = [translator.c_mean.cpu().numpy(), translator.z_mean.cpu().numpy()]
+    stamp = {"args": settings, "data": digest(*means)}
     path = os.path.join(run.folder, f"mlp-{direction.replace('->', '-to-')}.pt")
-    means = [x.cpu().numpy() for x in (twin.c_mean, twin.z_mean)]
-    trained = {k: v for k, v in vars(a).items() if k not in MAY_CHANGE}
-    stamp = {"args": trained, "data": digest(*means)}
-    if saved := load_if_same(path, stamp):
+    saved = load_if_same(path, stamp)
+    if saved:
         ema.load_state_dict(saved["ema"])
     else:
-        fit_mlp(run, latents, direction, net, ema, regress)
+        fit_mlp(run, latents, direction, net, ema)
         save_checkpoint(path, {**stamp, "ema": ema.state_dict()})
     ema.eval()
 
     @torch.no_grad()
     def answer(c):
-        out = torch.cat([regress(ema, x.to(run.device)) for x in c.split(4096)])
-        return (out / twin.z_scale + twin.z_mean).cpu()
+        # In chunks of 4,096, which fit any GPU; then back to raw units.
+        out = [regress(ema, translator, chunk.to(run.device)) for chunk in c.split(4096)]
+        return (torch.cat(out) / translator.z_scale + translator.z_mean).cpu()
 
     return answer
 
 
-def blank(c, twin):
-    """z_t = 0 (B, h2) and t = T (B,): a z_t that says nothing about z_0."""
-    return c.new_zeros(len(c), twin.h2), torch.full((len(c),), twin.T, device=c.device)
+def fit_mlp(run, latents, direction, net, ema):
+    """Train `net` and its moving average, in place. train.py explains a step, line by line."""
+    args, translator = run.args, run.translators[direction]
+    optimizer = torch.optim.AdamW(
+        net.parameters(), args.lr, weight_decay=args.weight_decay, fused=True
+    )
+    for step in tqdm(range(args.steps), f"mlp {direction}", disable=None):
+        # The batch that the translator saw at this step. Its noise is not needed: nothing is
+        # noised here. The target is in the translator's units, of mean square 1.
+        c, z, _ = draw_batch(latents, direction, step, args)
+        z = (z.to(run.device) - translator.z_mean) * translator.z_scale
 
-
-def fit_mlp(run, latents, direction, net, ema, regress):
-    a, twin = run.args, run.translators[direction]
-    decay = a.weight_decay
-    optimizer = torch.optim.AdamW(net.parameters(), a.lr, weight_decay=decay, fused=True)
-    for step in tqdm(range(a.steps), f"mlp {direction}", disable=None):
-        c, z, _ = draw_batch(latents, direction, step, a)
-        z = (z.to(run.device) - twin.z_mean) * twin.z_scale
         for group in optimizer.param_groups:
-            group["lr"] = a.lr * (warmup_cosine(step, a.steps) if a.cosine else 1.0)
-        loss = (regress(net, c.to(run.device)) - z).square().mean()
+            group["lr"] = learning_rate(step, args)
+        loss = (regress(net, translator, c.to(run.device)) - z).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), a.clip)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), args.clip)
         optimizer.step()
         ema.update_parameters(net)
 
 
-class Baselines:
-    """Every baseline of one direction, fitted once on (at most 200,000) full training pairs."""
+# --------------------------------------------------------------------------------------------------
+# All of them
 
-    def __init__(self, run, direction, latents, validation, trained=("knn", "mlp"), most=200_000):
-        rows = np.random.default_rng(0).permutation(latents.full)[:most]
-        c, z = latents.of(direction, np.sort(rows))
+
+class Baselines:
+    """Every baseline of one direction, fitted once, on at most MOST_PAIRS full training pairs.
+
+    mean      (h2,) of the training targets
+    answers   {name: function c -> z_hat}
+    trained   which of "knn" and "mlp" are wanted: they are slow"""
+
+    def __init__(self, run, direction, latents, validation, trained=("knn", "mlp")):
+        rows = latents.full[fixed_sample(len(latents.full), MOST_PAIRS)]
+        c, z = latents.of(direction, rows)
         self.mean = z.mean(0)
-        self.answers = {"mean": lambda c: self.mean.expand(len(c), -1)}
-        self.answers["ridge"] = ridge(c, z, *validation.of(direction, validation.full))
-        if run.dims[direction][0] == run.dims[direction][1]:
+        self.answers = {"mean": self.constant}
+        c_val, z_val = validation.of(direction, validation.full)
+        self.answers["ridge"] = ridge(c, z, c_val, z_val)
+        h1, h2 = run.dims[direction]
+        if h1 == h2:
             self.answers["identity"] = identity
-        if "knn" in (trained or ()):
+        if "knn" in trained:
             self.answers["knn"] = knn(c, z)
-        if "mlp" in (trained or ()):
+        if "mlp" in trained:
             self.answers["mlp"] = mlp_regression(run, latents, direction)
+
+    def constant(self, c):
+        return self.mean.expand(len(c), -1)

@@ -1,5 +1,36 @@
 """
 evaluate.py: MT's tables and figures for a trained run, beside honest baselines.
+
+    python evaluate.py runs/glyphs-translator                     all tasks, 2 minutes
+    python evaluate.py RUN --task similarity ablation             some of them
+    python evaluate.py RUN --on celeba --data-dir ~/celeba        another data set, same encoders
+    python reproduce.py RUN                                       these, and the tables of tables/
+
+What is measured: the latent c of a held-out caption is translated, and the answer z_hat compared
+with the latent of its image; then the same from images to captions. scores.py explains the scores
+and baselines.py the rows that stand beside "ours". Two rules keep the tables honest:
+
+Validation decides, test reports. Where something is chosen (gamma, ridge's lambda, by eye in the
+curves) it is chosen on validation pairs. The best of ten settings on the test pairs would be partly
+the luckiest of ten, and its score too high.
+
+A number with chance in it is repeated. A sample starts from noise, so a translation depends on the
+noise seed: --seeds 3 translates three times, and the tables print mean +- standard deviation. The
+run, its training seed and the test pairs stay the same: how much a second training would differ,
+the +- does not say.
+
+Tasks    similarity       MT Tables 2, 3   cosine and its controls, R@k, both directions
+         bare             the same with captions that fit several images
+         cross-domain     MT Table 4       on another data set (glyphs: the STIX faces)
+         ablation         MT Table 7       each term of Eq. 5 alone
+         classification   MT Table 6       zero-shot, by prompts
+         curves, retrieval (MT Fig. 3b), pictures (MT Fig. 3a): see pictures.py
+Leaves   RUN/translation.json    {"rows": [{task, direction, method, cosine, ..., seed}, ...]}
+         RUN/classification.json, RUN/*.png; with --on, its name is part of every task and file
+Map      Evaluation   a run, its data and its baselines: what every task is given
+         tables       similarity, bare, cross_domain, ablation, classification
+         TASKS, parse, run_tasks, main   the command line
+Letters  Q queries   N images   h1 = dim c   h2 = dim z
 """
 
 import argparse
@@ -10,19 +41,121 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as fn
 from PIL import Image
 
 import metrics
-from baselines import Baselines, lafite_noise
+from baselines import MOST_PAIRS, Baselines, lafite_noise, nearest
 from data import NAMES, DataError
 from devices import usable
 from encoders import EncoderError, fixed_sample
 from glyphs import FACES
-from latents import DIRECTIONS
+from latents import DIRECTIONS, write_json
 from pictures import curves, pictures, retrieval, save_figure
 from runs import RunError, TranslatorRun
-from scores import Report, TestSet, rows_of, spread, write_json
+from scores import Report, TestSet, rows_of, spread
+
+# --------------------------------------------------------------------------------------------------
+# What every task is given
+
+LIMIT = 5000  # test pairs at most: as many images as COCO's usual test split has
+
+
+class Evaluation:
+    """A run, its test data (or those of --on), its baselines, and where results go.
+
+    test, latents          the test images and captions, and their Latents
+    train_set, training    the same of the run's own training set; validation: its Latents only
+    rows                   at most `limit` rows of latents.pairs, mixed, always the same ones
+    baselines              {direction: Baselines}
+    seeds                  of the noise
+    report                 the table RUN/translation.json
+    args: of add_flags; trained: which of the slower baselines are wanted"""
+
+    def __init__(self, run, args, trained=("knn", "mlp")):
+        self.run = run
+        self.limit = args.limit or LIMIT
+        self.pool = args.pool
+        self.download = args.download
+        self.seeds = list(range(args.seeds))
+        self.report = Report(run.folder)
+
+        # With --on, --data-dir is where that data set is; else, where the run's own is now.
+        self.on = args.on or run.args.dataset
+        self.other = self.on != run.args.dataset
+        self.test, self.latents = run.latents("test", self.on, args.data_dir)
+        home = None if self.other else args.data_dir
+        self.train_set, self.training = run.latents("train", None, home)
+        _, self.validation = run.latents("val", None, home)
+
+        order = np.random.default_rng(0).permutation(len(self.latents.full))
+        self.rows = self.latents.full[order[: self.limit]]
+        self.baselines = {}
+        for direction in DIRECTIONS:
+            self.baselines[direction] = Baselines(
+                run, direction, self.training, self.validation, trained
+            )
+
+    def headline(self):
+        args = self.run.args
+        pairs = len(self.latents.full)
+        seeds = len(self.seeds)
+        how = f"K {args.K}, {args.ddim_steps} DDIM steps, omega {args.omega:g}; {seeds} noise seeds"
+        return f"{self.run.folder} on {self.on}: {pairs} test pairs; ours: {how}"
+
+    def label(self, task):
+        """A task's name in tables and files. With --on it must not replace the run's own rows."""
+        return f"{task} {self.on}" if self.other else task
+
+    def path(self, task, ending):
+        """RUN/task-on.ending"""
+        return os.path.join(self.run.folder, self.label(task).replace(" ", "-") + ending)
+
+    def figure(self, fig, name):
+        save_figure(fig, self.run.folder, name)
+
+    def test_set(self, direction):
+        return TestSet(self.latents, direction, self.latents.full, self.limit, self.pool)
+
+    def has_images(self):
+        """False for --dataset latents: then there is nothing to show."""
+        return self.run.E_image.spec != "none"
+
+    @cached_property
+    def decode(self):
+        """Function: raw image latents (N, h) -> PIL images. None if the encoder has no way back."""
+        decode = self.run.E_image.decode
+        if decode is None:
+            return None
+
+        def to_images(z):
+            pixels = decode(np.asarray(z))  # (N, H, W) or (N, H, W, 3), in [0, 1]
+            return [Image.fromarray((255 * x).round().astype(np.uint8)) for x in pixels]
+
+        return to_images
+
+    # Looking things up in the training set: a way to translate without a translator.
+
+    def nearest_rows(self, direction, c):
+        """(n,) rows of training.pairs whose condition is most similar to each of c (n, h1)."""
+        rows = self.training.full[fixed_sample(len(self.training.full), MOST_PAIRS)]
+        conditions, _ = self.training.of(direction, rows)
+        _, found = nearest(c, conditions, 1)
+        return rows[found[:, 0].numpy()]
+
+    def nearest(self, direction, c):
+        """(n, h2) the targets of these rows."""
+        _, z = self.training.of(direction, self.nearest_rows(direction, c))
+        return z
+
+    def nearest_captions(self, z, of="text"):
+        """The training captions whose text latent, or whose image's latent, is nearest to z."""
+        direction = "text->image" if of == "text" else "image->text"
+        captions = self.training.pairs[self.nearest_rows(direction, z), 1]
+        return [self.train_set.captions[j] for j in captions.tolist()]
+
+
+# --------------------------------------------------------------------------------------------------
+# Tables of cosine and R@k
 
 PAPER = {  # trained on, tested on: (Sim_img, Sim_txt), both sides CLIP ViT-B/32; MT Tables 2 and 4
     ("coco", "coco"): (0.8233, 0.8394),
@@ -30,15 +163,108 @@ PAPER = {  # trained on, tested on: (Sim_img, Sim_txt), both sides CLIP ViT-B/32
     ("coco", "celeba"): (0.5974, 0.8237),
 }
 
-
-TABLE_6 = "MT, ViT-B/32: CLIP itself 0.697, translated 0.607; ViT-L/14: 0.851, 0.771"
-
-
 TABLE_7 = {  # trained and tested on COCO, both sides CLIP ViT-B/32
     "text->image": "MT: projection only 0.8199, ddim only 0.6155, both 0.8233",
     "image->text": "MT: projection only 0.8386, ddim only 0.6280, both 0.8394",
 }
 
+
+def is_papers(run):
+    """Whether both encoders are those of MT's Tables 2, 4 and 7: else numbers do not compare."""
+    return {run.args.image_encoder, run.args.text_encoder} == {"clip:ViT-B-32-quickgelu"}
+
+
+def paper_note(run, on, direction):
+    """The published cosine, to be printed beside ours, where the setting is the paper's."""
+    setting = (run.args.dataset, on)
+    if not is_papers(run) or setting not in PAPER:
+        return ""
+    published = PAPER[setting][DIRECTIONS.index(direction)]
+    return f"; the paper's cosine: {published:.4f}"
+
+
+def answers_of(run, test_set, direction, baselines, seeds):
+    """{method: [z_hat of seed 0, 1, ...]}; a method without chance has one z_hat."""
+    answers = {"ours": [run.translate(direction, test_set.c, seed) for seed in seeds]}
+    for name, answer in baselines.answers.items():
+        answers[name] = [answer(test_set.c)]
+    # Like identity, noise needs equal widths.
+    if "identity" in answers:
+        answers["noise"] = [lafite_noise(test_set.c, seed) for seed in seeds]
+    return answers
+
+
+def compare(evaluation, task, on, latents, rows):
+    """Ours and every baseline, both directions, on rows of latents.pairs of the data set `on`."""
+    run, seeds = evaluation.run, evaluation.seeds
+    for direction in DIRECTIONS:
+        test_set = TestSet(latents, direction, rows, evaluation.limit, evaluation.pool)
+        baselines = evaluation.baselines[direction]
+        answers = answers_of(run, test_set, direction, baselines, seeds)
+        table = rows_of(task, direction, test_set, answers, baselines.mean, seeds)
+        evaluation.report.add(table, paper_note(run, on, direction))
+
+
+def similarity(evaluation):
+    """MT Table 2: held-out pairs of the run's own data set."""
+    latents = evaluation.latents
+    compare(evaluation, evaluation.label("similarity"), evaluation.on, latents, latents.full)
+
+
+def bare(evaluation):
+    """The same with captions that fit several images: glyph names without a typeface.
+
+    From text to image such a caption has up to twelve right answers, and a sampler may give each
+    of them. A regression can only answer with their middle."""
+    latents = evaluation.latents
+    if not len(latents.bare):
+        print("\nbare: skipped, no caption of this data set stands for several images")
+        return
+    compare(evaluation, evaluation.label("bare"), "", latents, latents.bare)
+
+
+def cross_domain(evaluation):
+    """MT Table 4: a data set that the run was not trained on, through the same encoders."""
+    latents = evaluation.latents
+    if evaluation.other:
+        task = evaluation.label("cross-domain")
+        compare(evaluation, task, evaluation.on, latents, latents.full)
+    elif evaluation.on == "glyphs":
+        # The other data set that every machine has: typefaces that no run has seen.
+        _, stix = evaluation.run.latents("test", "glyphs-stix")
+        compare(evaluation, "cross-domain glyphs-stix", "glyphs-stix", stix, stix.full)
+    else:
+        print("\ncross-domain: skipped, --on names the other data set")
+
+
+def ablation(evaluation):
+    """MT Table 7: each term of Eq. 5 alone, and both, at MT's gamma = 1 and at gamma auto."""
+    run, seeds = evaluation.run, evaluation.seeds
+    for direction in DIRECTIONS:
+        test_set = evaluation.test_set(direction)
+        auto = run.gamma[direction]
+        scale = run.translators[direction].z_scale.cpu()
+        # The two terms are computed once a seed, in scaled units; what follows only mixes them.
+        # c M is the same for every seed: chance is in F alone.
+        terms = [run.terms(direction, test_set.c, seed) for seed in seeds]
+        cM, _ = terms[0]
+        answers = {
+            "projection only": [cM / scale],
+            "ddim only": [F / scale for _, F in terms],
+            "both, gamma 1": [(cM + 1.0 * F) / scale for cM, F in terms],
+            "both": [(cM + auto * F) / scale for cM, F in terms],
+        }
+        mean = evaluation.baselines[direction].mean
+        rows = rows_of(evaluation.label("ablation"), direction, test_set, answers, mean, seeds)
+        evaluation.report.add(rows, f'; gamma of "both": {auto:.2f}')
+        if is_papers(run) and evaluation.on == run.args.dataset == "coco":
+            print(TABLE_7[direction])
+
+
+# --------------------------------------------------------------------------------------------------
+# Classification
+
+TABLE_6 = "MT, ViT-B/32: CLIP itself 0.697, translated 0.607; ViT-L/14: 0.851, 0.771"
 
 SCRIPTS = {  # ten classes of glyphs: the word that opens a character's name -> the prompt's words
     "latin": "latin letter",
@@ -53,202 +279,7 @@ SCRIPTS = {  # ten classes of glyphs: the word that opens a character's name -> 
     "lisu": "lisu letter",
 }
 
-
-FACE_WORDS = set(" ".join(FACES.values()).split())  # they come before the name
-
-
-def table_of(run, exam, direction, baselines, seeds):
-    """{method: [z_hat of seed 0, 1, ...]}; methods without chance have one entry."""
-    answers = {"ours": [run.translate(direction, exam.c, s) for s in seeds]}
-    for name, answer in baselines.answers.items():
-        answers[name] = [answer(exam.c)]
-    if "identity" in answers:
-        answers["noise"] = [lafite_noise(exam.c, s) for s in seeds]
-    return answers
-
-
-def is_papers(run):
-    """Whether both encoders are those of MT's Tables 2, 4 and 7."""
-    return {run.args.image_encoder, run.args.text_encoder} == {"clip:ViT-B-32-quickgelu"}
-
-
-def paper_note(run, on, direction):
-    """The published cosine, where our setting is the paper's."""
-    key = run.args.dataset, on
-    if not (is_papers(run) and key in PAPER):
-        return ""
-    return f"; the paper's cosine: {PAPER[key][DIRECTIONS.index(direction)]:.4f}"
-
-
-def compare(evaluation, task, on, latents, rows):
-    """Ours and every baseline, both directions, on rows of latents.pairs of the data set `on`."""
-    for direction in DIRECTIONS:
-        exam = TestSet(latents, direction, rows, evaluation.limit, evaluation.pool)
-        base = evaluation.baselines[direction]
-        answers = table_of(evaluation.run, exam, direction, base, evaluation.seeds)
-        table = rows_of(task, direction, exam, answers, base.mean, evaluation.seeds)
-        evaluation.report.add(table, paper_note(evaluation.run, on, direction))
-
-
-def similarity(evaluation):
-    compare(
-        evaluation,
-        evaluation.label("similarity"),
-        evaluation.on,
-        evaluation.latents,
-        evaluation.latents.full,
-    )
-
-
-def bare(evaluation):
-    if not len(evaluation.latents.bare):
-        print("\nbare: skipped, no caption of this data set stands for several images")
-    else:
-        compare(
-            evaluation, evaluation.label("bare"), "", evaluation.latents, evaluation.latents.bare
-        )
-
-
-def cross_domain(evaluation):
-    if evaluation.other:
-        compare(
-            evaluation,
-            evaluation.label("cross-domain"),
-            evaluation.on,
-            evaluation.latents,
-            evaluation.latents.full,
-        )
-    elif evaluation.on == "glyphs":
-        _, stix = evaluation.run.latents("test", "glyphs-stix")
-        compare(evaluation, "cross-domain glyphs-stix", "glyphs-stix", stix, stix.full)
-    else:
-        print("\ncross-domain: skipped, --on names the other data set")
-
-
-def ablation(evaluation):
-    """MT Table 7: each term of Eq. 5 alone, and both, at MT's gamma = 1 and at gamma auto."""
-    run = evaluation.run
-    for direction in DIRECTIONS:
-        exam = evaluation.test_set(direction)
-        parts = [run.terms(direction, exam.c, s) for s in evaluation.seeds]
-        scale, auto = run.translators[direction].z_scale.cpu(), run.gamma[direction]
-        both = lambda gamma: [(cM + gamma * F) / scale for cM, F in parts]
-        answers = {
-            "projection only": [parts[0][0] / scale],
-            "ddim only": [F / scale for _, F in parts],
-            "both, gamma 1": both(1.0),
-            "both": both(auto),
-        }
-        task, mean = evaluation.label("ablation"), evaluation.baselines[direction].mean
-        rows = rows_of(task, direction, exam, answers, mean, evaluation.seeds)
-        evaluation.report.add(rows, f'; gamma of "both": {auto:.2f}')
-        if is_papers(run) and evaluation.on == run.args.dataset == "coco":
-            print(TABLE_7[direction])
-
-
-def classification(evaluation):
-    """MT Table 6: an image's translated text latent -> the nearest "a picture of a {class}"."""
-    classes, prompts, label, images = evaluation.classes()
-    if not len(label):
-        return print("\nclassification: no classes are defined for this data set; try --on cifar10")
-    run, direction = evaluation.run, "image->text"
-    prompts = torch.from_numpy(run.E_text(prompts))
-    answers = {"ours": [run.translate(direction, images, s) for s in evaluation.seeds]}
-    answers |= {name: [f(images)] for name, f in evaluation.baselines[direction].answers.items()}
-    nearest = lambda z: (fn.normalize(z) @ fn.normalize(prompts).T).argmax(1)
-    out = {m: [metrics.accuracy(nearest(z), label) for z in zs] for m, zs in answers.items()}
-    out["most frequent class"] = [np.bincount(label).max() / len(label)]
-    print(f"\nclassification of {len(label)} images, {len(classes)} classes: accuracy")
-    for method, values in out.items():
-        print(f"{method:20} {spread(values, 3)}")
-    if evaluation.on == "cifar10":
-        print(TABLE_6)
-    counts = {c: int((label == k).sum()) for k, c in enumerate(classes)}
-    table = {
-        "dataset": evaluation.on,
-        "classes": counts,
-        "accuracy": out,
-        "seeds": evaluation.seeds,
-    }
-    write_json(evaluation.path("classification", ".json"), table)
-
-
-class Evaluation:
-    """A run, its test data (or those of --on), its baselines, and where results go."""
-
-    def __init__(self, run, args, trained=("knn", "mlp")):
-        self.run, self.limit, self.pool = run, args.limit or 5000, args.pool
-        self.download = args.download
-        self.seeds, self.report = list(range(args.seeds)), Report(run.folder)
-        self.on = args.on or run.args.dataset
-        self.other = self.on != run.args.dataset
-        self.test, self.latents = run.latents("test", self.on, args.data_dir)
-        home = None if self.other else args.data_dir
-        self.train_set, self.training = run.latents("train", None, home)
-        self.validation = run.latents("val", None, home)[1]
-        order = np.random.default_rng(0).permutation(len(self.latents.full))
-        self.rows = self.latents.full[order[: self.limit]]
-        fit = lambda d: Baselines(run, d, self.training, self.validation, trained)
-        self.baselines = {d: fit(d) for d in DIRECTIONS}
-
-    def headline(self):
-        a, n = self.run.args, len(self.latents.full)
-        how = (
-            f"K {a.K}, {a.ddim_steps} DDIM steps, omega {a.omega:g}; {len(self.seeds)} noise seeds"
-        )
-        return f"{self.run.folder} on {self.on}: {n} test pairs; ours: {how}"
-
-    def label(self, task):
-        return f"{task} {self.on}" if self.other else task
-
-    def test_set(self, direction):
-        return TestSet(self.latents, direction, self.latents.full, self.limit, self.pool)
-
-    def has_images(self):
-        return self.run.E_image.spec != "none"
-
-    @cached_property
-    def decode(self):
-        """Raw image latents (N, h) -> PIL images; None if there is no decoder."""
-        decode = self.run.E_image.decode
-        if decode:
-            to_pil = lambda x: Image.fromarray((255 * x).round().astype(np.uint8))
-            return lambda z: [to_pil(x) for x in decode(np.asarray(z))]
-
-    def nearest_rows(self, direction, c):
-        """(n,) rows of training.pairs whose condition is most similar to each of c (n, h1)."""
-        rows = self.training.full[fixed_sample(len(self.training.full), 200_000)]
-        keys = fn.normalize(self.training.of(direction, rows)[0])
-        return rows[torch.cat([(fn.normalize(x) @ keys.T).argmax(1) for x in c.split(512)]).numpy()]
-
-    def nearest(self, direction, c):
-        return self.training.of(direction, self.nearest_rows(direction, c))[1]
-
-    def nearest_captions(self, z, of="text"):
-        """The training captions whose text latent, or whose image's latent, is nearest to z."""
-        direction = "text->image" if of == "text" else "image->text"
-        j = self.training.pairs[self.nearest_rows(direction, z), 1]
-        return [self.train_set.captions[k] for k in j.tolist()]
-
-    def path(self, task, ending):
-        return os.path.join(self.run.folder, self.label(task).replace(" ", "-") + ending)
-
-    def figure(self, fig, name):
-        save_figure(fig, self.run.folder, name)
-
-    def classes(self):
-        """(class names, prompts, labels (N,), image latents (N, h1)); N = 0: there are none."""
-        i, label = self.latents.pairs[self.latents.full].T
-        names, prompts = [], []
-        if self.on == "cifar10":  # caption j is the prompt of class j
-            prompts = list(self.test.captions)
-            names = [p.split()[-1] for p in prompts]
-        elif self.on.startswith("glyphs"):
-            names = list(SCRIPTS.values())
-            prompts = [f"a picture of a {n}" for n in names]
-            label = np.array([script(self.test.captions[j]) for j in label.tolist()])
-        kept = (label >= 0) & bool(names)
-        return names, prompts, label[kept], torch.from_numpy(self.latents.image[i[kept]])
+FACE_WORDS = set(" ".join(FACES.values()).split())  # "serif", "bold": they come before the name
 
 
 def script(caption):
@@ -256,6 +287,65 @@ def script(caption):
     first = next(word for word in caption.split() if word not in FACE_WORDS)
     return list(SCRIPTS).index(first) if first in SCRIPTS else -1
 
+
+def labelled_images(evaluation):
+    """(class names, their prompts, labels (N,), image latents (N, h1)) of the test images.
+
+    N = 0 where no classes are defined for the data set."""
+    latents, captions = evaluation.latents, evaluation.test.captions
+    image, caption = latents.pairs[latents.full].T
+    if evaluation.on == "cifar10":
+        # Its captions ARE the prompts, one a class: caption j is that of class j.
+        prompts = list(captions)
+        names = [prompt.split()[-1] for prompt in prompts]
+        label = caption
+    elif evaluation.on.startswith("glyphs"):
+        names = list(SCRIPTS.values())
+        prompts = [f"a picture of a {name}" for name in names]
+        label = np.array([script(captions[j]) for j in caption.tolist()])
+    else:
+        names, prompts = [], []
+        label = np.full(len(caption), -1)
+    kept = label >= 0
+    return names, prompts, label[kept], torch.from_numpy(latents.image[image[kept]])
+
+
+def classification(evaluation):
+    """MT Table 6, zero-shot: no image was ever labelled, a class is known by its name alone.
+
+    An image's translation, a text latent, is compared with the text latents of "a picture of a
+    {class}": the most similar prompt is the predicted class."""
+    names, prompts, label, c = labelled_images(evaluation)
+    if not len(label):
+        print("\nclassification: no classes are defined for this data set; try --on cifar10")
+        return
+    run, seeds = evaluation.run, evaluation.seeds
+    prompts = torch.from_numpy(run.E_text(prompts))
+    answers = {"ours": [run.translate("image->text", c, seed) for seed in seeds]}
+    for name, answer in evaluation.baselines["image->text"].answers.items():
+        answers[name] = [answer(c)]
+
+    accuracy = {}
+    for method, z_hats in answers.items():
+        accuracy[method] = []
+        for z_hat in z_hats:
+            _, predicted = nearest(z_hat, prompts, 1)
+            accuracy[method].append(metrics.accuracy(predicted[:, 0], label))
+    # What an answer is worth that names the largest class every time.
+    accuracy["most frequent class"] = [np.bincount(label).max() / len(label)]
+
+    print(f"\nclassification of {len(label)} images, {len(names)} classes: accuracy")
+    for method, values in accuracy.items():
+        print(f"{method:20} {spread(values, 3)}")
+    if evaluation.on == "cifar10":
+        print(TABLE_6)
+    counts = {name: int((label == number).sum()) for number, name in enumerate(names)}
+    table = {"dataset": evaluation.on, "classes": counts, "accuracy": accuracy, "seeds": seeds}
+    write_json(evaluation.path("classification", ".json"), table)
+
+
+# --------------------------------------------------------------------------------------------------
+# The command line
 
 TASKS = {
     "similarity": similarity,
@@ -267,22 +357,20 @@ TASKS = {
     "retrieval": retrieval,
     "pictures": pictures,
 }
-
-
 FIRST_LOOK = ("similarity", "retrieval", "pictures")  # nothing that trains or is slow
 
 
 def add_flags(parser):
     """The flags of every script that evaluates a translator."""
-    a = parser.add_argument
-    a("run", help="folder that train.py left, e.g. runs/glyphs-translator")
-    a("--on", choices=NAMES, metavar="DATASET", help="test on another data set (MT Table 4)")
-    a("--data-dir", help="where that data set is, or where the run's own has moved")
-    a("--seeds", type=int, default=3, help="noise seeds of the rows with chance in them (3)")
-    a("--pool", type=int, default=1000, help="gallery of R@k (1000); COCO papers use 5000")
-    a("--limit", type=int, help="test pairs at most (5000)")
-    a("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
-    a("--download", action="store_true", help="allow fetching encoder weights")
+    add = parser.add_argument
+    add("run", help="folder that train.py left, e.g. runs/glyphs-translator")
+    add("--on", choices=NAMES, metavar="DATASET", help="test on another data set (MT Table 4)")
+    add("--data-dir", help="where that data set is, or where the run's own has moved")
+    add("--seeds", type=int, default=3, help="noise seeds of the rows with chance in them (3)")
+    add("--pool", type=int, default=1000, help="gallery of R@k (1000); COCO papers use 5000")
+    add("--limit", type=int, help="test pairs at most (5000)")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
+    add("--download", action="store_true", help="allow fetching encoder weights")
 
 
 def check_flags(parser, args):
@@ -310,7 +398,7 @@ def open_evaluation(args, trained=("knn", "mlp")):
 
 
 def run_tasks(evaluation, tasks):
-    """Call each of {name: task} with the evaluation; print what it cost."""
+    """Call each of {name: task} with the evaluation; print what it cost. For both papers."""
     start = time.time()
     print(evaluation.headline())
     for name, task in tasks.items():
@@ -326,18 +414,19 @@ def peak_memory():
         import resource
     except ImportError:  # Windows
         return ""
-    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB on Linux
-    return f", peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GiB"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
+    return f", peak memory {peak / unit:.1f} GiB"
 
 
 def main(argv=None):
     args = parse(argv)
-    chosen = list(TASKS)
+    chosen, trained = list(TASKS), ("knn", "mlp")
     if args.first_look:
-        chosen = FIRST_LOOK
+        chosen, trained = FIRST_LOOK, ()
     elif args.on:
         chosen = ("cross-domain", "classification")
-    evaluation = open_evaluation(args, () if args.first_look else ("knn", "mlp"))
+    evaluation = open_evaluation(args, trained)
     run_tasks(evaluation, {name: TASKS[name] for name in args.task or chosen})
 
 

@@ -1,9 +1,22 @@
 """
-pictures.py
+pictures.py: the figures of both papers, drawn from a run.
+
+    draw_losses      both   the losses of a run over its steps        RUN/loss.png
+    retrieval        MT     captions, and the images that are found   RUN/retrieval.png
+    pictures         MT     images drawn from captions never seen     RUN/text-to-image*.png
+    curves           MT     cosine against gamma, omega, steps, K     RUN/curves.png
+    draw_columns     LD     samples of a bridge beside the truth      RUN/samples.png, parts.png
+    draw_trade_off   LD     quality against network evaluations       RUN/trade-off.png
+
+retrieval, pictures and curves are tasks of evaluate.py. They are given its `evaluation`: a run, its
+test data and its baselines. The folder figures/ shows what comes out.
+
+matplotlib's Figure is used without pyplot: it needs no display, and a figure that is not kept in
+a list of open windows is freed when its function ends.
 """
 
 import csv
-import itertools
+import math
 import os
 import textwrap
 
@@ -11,12 +24,15 @@ import numpy as np
 import torch
 import torch.nn.functional as fn
 from matplotlib.figure import Figure
-from scipy.ndimage import binary_erosion, gaussian_filter
 
 import metrics
+from baselines import nearest
 from bridge_networks import kind_of
 from latents import DIRECTIONS
 from runs import cpu_randn
+
+# --------------------------------------------------------------------------------------------------
+# What all figures share
 
 
 def save_figure(fig, folder, name):
@@ -27,9 +43,11 @@ def save_figure(fig, folder, name):
 
 
 def show_image(ax, image, title="", colour=None):
-    """image: a PIL image, or floats in [0, 1], (H, W) or (H, W, 3)."""
+    """image: a PIL image, or floats in [0, 1], (H, W) or (H, W, 3); colour: of a frame."""
     pixels = np.asarray(image)
-    ax.imshow(pixels, cmap="gray", vmin=0, vmax=255 if pixels.dtype == np.uint8 else 1)
+    # Without vmin and vmax matplotlib stretches each image to full contrast.
+    white = 255 if pixels.dtype == np.uint8 else 1
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=white)
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=7)
     for side in ax.spines.values():
@@ -37,169 +55,21 @@ def show_image(ax, image, title="", colour=None):
 
 
 def write_caption(ax, caption):
+    """A caption in the place of an image, wrapped."""
     ax.axis("off")
-    style = dict(ha="right", va="center", fontsize=8)
-    ax.text(1.0, 0.5, textwrap.fill(caption, 26), **style, parse_math=False)  # "$" is a dollar
+    # parse_math: a "$" in a caption is a dollar, not the start of a formula.
+    style = dict(ha="right", va="center", fontsize=8, parse_math=False)
+    ax.text(1.0, 0.5, textwrap.fill(caption, 26), **style)
 
 
 def picture_grid(lines, columns, size):
+    """(figure, axes (lines, columns)) for images `size` inches wide; 2 inches are for captions."""
     fig = Figure(figsize=(2 + size * columns, size * lines + 0.3))
     return fig, fig.subplots(lines, columns, squeeze=False)
 
 
-def curves(evaluation):
-    """Validation cosine against gamma, omega, DDIM steps and K, the others at the run's values."""
-    run, a, rows = evaluation.run, evaluation.run.args, evaluation.validation.full
-    fig = Figure(figsize=(14, 3.3), layout="constrained")
-    axes = fig.subplots(1, 4, sharey=True)
-    sweeps = {
-        "omega": (0, 0.5, 1, 2, 3, 5),
-        "steps": (1, 2, 5, 10, 20),
-        "K": (1, 2, 4, 8, 16, 32),
-    }
-    for direction in DIRECTIONS:
-        c, z = evaluation.validation.of(direction, rows[:: -(-len(rows) // 300)])
-        draw_gammas(axes[0], run, direction, c, z)
-        for ax, (name, values) in zip(axes[1:], sweeps.items(), strict=True):
-            y = [metrics.cosine(run.translate(direction, c, **{name: v}), z) for v in values]
-            ax.plot(values, y, "o-", ms=3)
-    axes[0].axvline(1, color="grey", lw=0.8, ls=":", label="gamma = 1 (MT)")
-    axes[0].set(xscale="symlog", xlim=(0, None), xlabel="gamma (dots: auto)")
-    axes[0].set(ylabel="cosine, validation")
-    axes[0].legend(frameon=False, fontsize=8)
-    axes[1].set(xlabel=f"omega (this run: {a.omega:g}; MT: 5)")
-    axes[2].set(xscale="log", xlabel=f"DDIM steps (this run: {a.ddim_steps})")
-    axes[3].set(xscale="log", xlabel=f"K samples (this run: {a.K})")
-    evaluation.figure(fig, "curves")
-
-
-def draw_gammas(ax, run, direction, c, z):
-    cM, F = run.terms(direction, c)
-    scale, auto = run.translators[direction].z_scale.cpu(), run.gamma[direction]
-    gammas = sorted([0, *np.geomspace(0.1, 300, 60), auto])
-    cosines = [metrics.cosine((cM + g * F) / scale, z) for g in gammas]
-    line = ax.plot(gammas, cosines, label=direction)[0]
-    ax.plot(auto, cosines[gammas.index(auto)], "o", color=line.get_color())
-
-
-def retrieval(evaluation, queries=8, k=5):
-    """MT Fig. 3b: captions and the five images nearest to their translations; green is right."""
-    if not evaluation.has_images():
-        return print("\nretrieval: skipped, the run knows latents and no images")
-    exam, base = evaluation.test_set("text->image"), evaluation.baselines["text->image"].answers
-    asked = sorted(exam.right)[:: max(1, len(exam.right) // queries)][:queries]
-    methods = {"ours": lambda c: evaluation.run.translate("text->image", c)}
-    methods |= {name: base[name] for name in ("ridge", "identity") if name in base}
-    pool, k = fn.normalize(exam.z[exam.pool]), min(k, len(exam.pool))
-    tops = [(fn.normalize(f(exam.c[asked])) @ pool.T).topk(k).indices for f in methods.values()]
-    fig, axes = picture_grid(len(asked), 1 + k * len(methods), 0.8)
-    for line, query, found in zip(axes, asked, torch.cat(tops, 1).tolist(), strict=True):
-        write_caption(line[0], evaluation.test.captions[int(exam.queries[query])])
-        for ax, place in zip(line[1:], found, strict=True):
-            image = evaluation.test.images[int(exam.gallery[exam.pool[place]])]
-            show_image(ax, image, colour="limegreen" if place in exam.right[query] else "lightgrey")
-    for ax, name in zip(axes[0, 1::k], methods, strict=True):
-        ax.set_title(name, fontsize=8, loc="left")
-    axes[0, 0].set_title(f"top {k} of {len(exam.pool)}", fontsize=8)
-    evaluation.figure(fig, evaluation.label("retrieval"))
-
-
-NO_DECODER = "this image encoder has no decoder: pca has one, --karlo is one for CLIP ViT-L/14"
-
-
-def pictures(evaluation):
-    """MT Fig. 3a: held-out captions drawn as images; then bare names, which leave the face open."""
-    if not evaluation.decode:
-        return print(f"\npictures: skipped, {NO_DECODER}")
-    draw_pictures(evaluation, evaluation.label("text-to-image"), evaluation.latents.full)
-    if len(evaluation.latents.bare):
-        draw_pictures(evaluation, evaluation.label("text-to-image-bare"), evaluation.latents.bare)
-
-
-def draw_pictures(evaluation, file, rows, lines=8, samples=5):
-    run, net, test = evaluation.run, evaluation.run.translators["text->image"], evaluation.test
-    rows = rows[np.random.default_rng(3).permutation(len(rows))[:lines]]
-    c, z = evaluation.latents.of("text->image", rows)
-    how = dict(steps=max(20, run.args.ddim_steps), omega=run.args.omega, randn=cpu_randn(0))
-    columns = {"true, decoded": z, "ridge": evaluation.baselines["text->image"].answers["ridge"](c)}
-    # Eq. 5 with a normalised F gives z_hat a direction and no length: the samples' mean lends its
-    length = net.sample(c.to(run.device), K=run.args.K, **how).cpu().norm(dim=1, keepdim=True)
-    columns["ours, z_hat"] = fn.normalize(run.translate("text->image", c)) * length
-    for n in range(samples):
-        columns[f"sample {n + 1}"] = net.sample(c.to(run.device), **how).cpu()
-    drawn = {name: evaluation.decode(x) for name, x in columns.items()}
-    fig, axes = picture_grid(len(rows), len(columns) + 2, 1.0)
-    for n, (line, (i, j)) in enumerate(
-        zip(axes, evaluation.latents.pairs[rows].tolist(), strict=True)
-    ):
-        write_caption(line[0], test.captions[j])
-        show_image(line[1], test.images[i], "" if n else "true")
-        for ax, (name, images) in zip(line[2:], drawn.items(), strict=True):
-            show_image(ax, images[n], "" if n else name)
-    evaluation.figure(fig, file)
-
-
-def item_image(x):
-    """A scaled item as (H, W) or (H, W, 3) in [0, 1]: views in a row, voxels as a lit solid."""
-    kind, x = kind_of(tuple(x.shape)), (x.cpu().float().clamp(-1, 1) + 1) / 2
-    if kind == "volume":
-        return depth_map(x.numpy() > 0.5)
-    if kind == "vector":
-        return x[None].numpy()
-    x = torch.cat(list(x), 2) if kind == "views" else x
-    return x.permute(1, 2, 0).squeeze(2).numpy()
-
-
-def depth_map(solid, size=64):
-    """(size, size) in [0, 1] of voxels (D, H, W) bool, first axis down, seen from above, aslant."""
-    solid = np.pad(solid, 1).repeat(2, 0).repeat(2, 1).repeat(2, 2)  # 0.7 pixels each: no holes
-    skin = solid & ~binary_erosion(solid)
-    n = np.stack(np.gradient(-gaussian_filter(solid.astype(np.float32), 2)))[:, skin]  # outwards
-    n /= np.linalg.norm(n, axis=0) + 1e-6
-    k, i, j = (np.argwhere(skin) - np.array(solid.shape) / 2).T * size * 0.75 / max(solid.shape)
-    (c, d), (s, t) = np.cos([0.5, 0.45]), np.sin([0.5, 0.45])  # turned by one angle, then tipped
-    across, away = c * j + s * i, c * i - s * j
-    order = np.argsort(d * away - t * k)  # the nearest is drawn last
-    at = [
-        np.rint(v + size / 2).astype(int).clip(0, size - 1)[order]
-        for v in (d * k + t * away, across)
-    ]
-    image = np.zeros((size, size), np.float32)
-    image[tuple(at)] = (0.5 + np.array([-0.4, -0.3, 0.2]) @ n).clip(0.15, 1)[order]
-    return image
-
-
-def draw_columns(evaluation, q, columns, file):
-    """One line a pair, one column for each of {title: scaled items (N, ...)}."""
-    fig, axes = picture_grid(q.N, len(columns), 1.1)
-    for line, (name, items) in zip(axes.T, columns.items(), strict=True):
-        for n, (ax, item) in enumerate(zip(line, items, strict=True)):
-            show_image(ax, item_image(item), "" if n else name)
-            ax.set_aspect(
-                "auto" if kind_of(item.shape) == "vector" or "E_" in name[:8] else "equal"
-            )
-    evaluation.figure(fig, file)
-
-
-def draw_trade_off(evaluation, rows, marks, panels, samplers):
-    """Left the distance to the truth, of samples and of means of 4; right that of the two sets."""
-    fig = Figure(figsize=(11, 4), layout="constrained")
-    for ax, metric in zip(fig.subplots(1, 2), panels, strict=True):
-        tails = {"": "o-", "_mean4": "s--"} if metric == panels[0] else {"": "o-"}
-        for (k, name), tail in itertools.product(enumerate(samplers), tails):
-            mine = [
-                r for r in rows if (r["method"], r["metric"]) == (f"ours, {name}", metric + tail)
-            ]
-            if mine:
-                at = [[r[c] for r in mine] for c in ("nfe", "value")]
-                label = name + (", mean of 4" if tail else "")
-                ax.plot(*at, tails[tail], ms=3, c=f"C{k}", label=label)
-        ax.plot(1, marks["regressor"][metric], "k*", ms=9, label="regressor")
-        ax.axhline(marks["ceiling"][metric], c="grey", ls=":", label="ceiling: D_x(E_x(x))")
-        ax.set(xscale="log", xlabel="network evaluations (NFE)", ylabel=metric)
-    fig.axes[0].legend(frameon=False, fontsize=7)
-    evaluation.figure(fig, "trade-off")
-
+# --------------------------------------------------------------------------------------------------
+# Training, both papers
 
 LABELS = {
     "L_ddim": "L_ddim, mean square (MT Eq. 2)",
@@ -211,17 +81,250 @@ LABELS = {
 
 
 def draw_losses(log, path, names):
-    """log.csv -> loss.png: a panel a loss, a line a direction."""
+    """log.csv -> loss.png: a panel for each of `names` that has a label, a line a direction."""
     with open(log) as f:
         rows = list(csv.DictReader(f))
     names = [name for name in names if name in LABELS]
+    directions = dict.fromkeys(row["direction"] for row in rows)  # each once, in order
     fig = Figure(figsize=(4.5 * len(names), 3.2), layout="constrained")
     axes = fig.subplots(1, len(names), squeeze=False)[0]
     for ax, name in zip(axes, names, strict=True):
-        for direction in dict.fromkeys(row["direction"] for row in rows):
+        for direction in directions:
             mine = [row for row in rows if row["direction"] == direction]
             steps = [int(row["step"]) for row in mine]
-            ax.plot(steps, [float(row[name]) for row in mine], label=direction)
+            losses = [float(row[name]) for row in mine]
+            ax.plot(steps, losses, label=direction)
+        # From 0 up, or a loss that hardly falls would look as if it fell to nothing.
         ax.set(xlabel="step", ylabel=LABELS[name], ylim=(0, None))
         ax.legend(frameon=False)
     fig.savefig(path, dpi=120)
+
+
+# --------------------------------------------------------------------------------------------------
+# MT: retrieved images
+
+
+def retrieval(evaluation, queries=8, k=5):
+    """MT Fig. 3b: captions and the five images nearest to their translations; green is right."""
+    if not evaluation.has_images():
+        print("\nretrieval: skipped, the run knows latents and no images")
+        return
+    test_set = evaluation.test_set("text->image")
+    # Eight captions, evenly spread over those whose image is in the pool.
+    findable = sorted(test_set.right)
+    shown = findable[:: max(1, len(findable) // queries)][:queries]
+    c = test_set.c[shown]
+
+    # Each method's answers, and for each answer the k images of the pool that are nearest.
+    baselines = evaluation.baselines["text->image"].answers
+    answers = {"ours": evaluation.run.translate("text->image", c)}
+    for name in ("ridge", "identity"):
+        if name in baselines:
+            answers[name] = baselines[name](c)
+    pool = test_set.z[test_set.pool]
+    k = min(k, len(pool))
+    found = [nearest(z_hat, pool, k)[1] for z_hat in answers.values()]
+    found = torch.cat(found, 1).tolist()  # a line a caption: k places in the pool of each method
+
+    fig, axes = picture_grid(len(shown), 1 + k * len(answers), 0.8)
+    for line, query, found_places in zip(axes, shown, found, strict=True):
+        write_caption(line[0], evaluation.test.captions[int(test_set.queries[query])])
+        for ax, place in zip(line[1:], found_places, strict=True):
+            # From a place in the pool to a place in the gallery to a row of the images.
+            image = evaluation.test.images[int(test_set.gallery[test_set.pool[place]])]
+            right = place in test_set.right[query]
+            show_image(ax, image, colour="limegreen" if right else "lightgrey")
+    for ax, name in zip(axes[0, 1::k], answers, strict=True):
+        ax.set_title(name, fontsize=8, loc="left")
+    axes[0, 0].set_title(f"top {k} of {len(pool)}", fontsize=8)
+    evaluation.figure(fig, evaluation.label("retrieval"))
+
+
+# --------------------------------------------------------------------------------------------------
+# MT: images drawn from captions
+
+NO_DECODER = "this image encoder has no decoder: pca has one, --karlo is one for CLIP ViT-L/14"
+
+
+def pictures(evaluation):
+    """MT Fig. 3a: held-out captions drawn as images; then bare names, which leave the face open."""
+    if not evaluation.decode:
+        print(f"\npictures: skipped, {NO_DECODER}")
+        return
+    latents = evaluation.latents
+    draw_pictures(evaluation, evaluation.label("text-to-image"), latents.full)
+    if len(latents.bare):
+        draw_pictures(evaluation, evaluation.label("text-to-image-bare"), latents.bare)
+
+
+def draw_pictures(evaluation, file, rows, lines=8, samples=5):
+    """A line a caption: the true image, then decoded latents: the truth, ridge, ours, samples."""
+    test = evaluation.test
+    # A few captions, always the same ones.
+    rows = rows[np.random.default_rng(3).permutation(len(rows))[:lines]]
+    c, z = evaluation.latents.of("text->image", rows)
+    drawn = {}
+    for title, latents in answers_to_draw(evaluation, c, z, samples).items():
+        drawn[title] = evaluation.decode(latents)
+
+    fig, axes = picture_grid(len(rows), len(drawn) + 2, 1.0)
+    pairs = evaluation.latents.pairs[rows].tolist()
+    for n, (line, (i, j)) in enumerate(zip(axes, pairs, strict=True)):
+        write_caption(line[0], test.captions[j])
+        show_image(line[1], test.images[i], "true" if n == 0 else "")
+        for ax, (title, images) in zip(line[2:], drawn.items(), strict=True):
+            show_image(ax, images[n], title if n == 0 else "")
+    evaluation.figure(fig, file)
+
+
+def answers_to_draw(evaluation, c, z, samples):
+    """{title of a column: raw image latents (n, h2)} for captions c (n, h1) and their images z."""
+    run = evaluation.run
+    net = run.translators["text->image"]
+    # A table is content with few steps: it averages K samples. A single one is drawn with 20.
+    how = {
+        "steps": max(20, run.args.ddim_steps),
+        "omega": run.args.omega,
+        "randn": cpu_randn(0),  # one generator for all columns: so each sample is another one
+    }
+    c_there = c.to(run.device)
+    # "true, decoded" is what a perfect translator would draw: the rest is the decoder's loss.
+    columns = {"true, decoded": z}
+    columns["ridge"] = evaluation.baselines["text->image"].answers["ridge"](c)
+
+    # F of Eq. 5 is normalised, so z_hat is a direction without a length, and a decoder needs one:
+    # it is lent by the mean of K samples, which has not been normalised.
+    mean = net.sample(c_there, K=run.args.K, **how).cpu()
+    length = mean.norm(dim=1, keepdim=True)  # (n, 1)
+    columns["ours, z_hat"] = fn.normalize(run.translate("text->image", c)) * length
+    for n in range(samples):
+        columns[f"sample {n + 1}"] = net.sample(c_there, **how).cpu()
+    return columns
+
+
+# --------------------------------------------------------------------------------------------------
+# MT: curves
+
+SWEEPS = {
+    "omega": (0, 0.5, 1, 2, 3, 5),  # 5 is MT's
+    "steps": (1, 2, 5, 10, 20),
+    "K": (1, 2, 4, 8, 16, 32),
+}
+
+
+def curves(evaluation):
+    """Validation cosine against gamma, omega, DDIM steps and K, the others at the run's values.
+
+    On validation pairs, since this figure is what one chooses by: a setting that was chosen on
+    the test pairs would look better on them than it is."""
+    run, args = evaluation.run, evaluation.run.args
+    rows = evaluation.validation.full
+    # 300 pairs at most are enough for a curve: every k-th, with k rounded up.
+    k = math.ceil(len(rows) / 300)
+    fig = Figure(figsize=(14, 3.3), layout="constrained")
+    axes = fig.subplots(1, 4, sharey=True)
+    for direction in DIRECTIONS:
+        c, z = evaluation.validation.of(direction, rows[::k])
+        draw_gammas(axes[0], run, direction, c, z)
+        for ax, (name, values) in zip(axes[1:], SWEEPS.items(), strict=True):
+            cosines = []
+            for value in values:
+                z_hat = run.translate(direction, c, **{name: value})
+                cosines.append(metrics.cosine(z_hat, z))
+            ax.plot(values, cosines, "o-", ms=3)
+
+    axes[0].axvline(1, color="grey", lw=0.8, ls=":", label="gamma = 1 (MT)")
+    # symlog: logarithmic, but with a 0, where F is switched off.
+    axes[0].set(xscale="symlog", xlim=(0, None), xlabel="gamma (dots: auto)")
+    axes[0].set(ylabel="cosine, validation")
+    axes[0].legend(frameon=False, fontsize=8)
+    axes[1].set(xlabel=f"omega (this run: {args.omega:g}; MT: 5)")
+    axes[2].set(xscale="log", xlabel=f"DDIM steps (this run: {args.ddim_steps})")
+    axes[3].set(xscale="log", xlabel=f"K samples (this run: {args.K})")
+    evaluation.figure(fig, "curves")
+
+
+def draw_gammas(ax, run, direction, c, z):
+    """One line: the cosine of c M + gamma F over gamma; a dot at the run's own gamma."""
+    # c M and F are computed once: gamma only mixes them.
+    cM, F = run.terms(direction, c)
+    scale = run.translators[direction].z_scale.cpu()
+    auto = run.gamma[direction]
+    # F has length 1, and c M at most about sqrt(h2), 28 for h2 = 768. At 300 F is nearly alone.
+    gammas = sorted([0, *np.geomspace(0.1, 300, 60), auto])
+    cosines = [metrics.cosine((cM + gamma * F) / scale, z) for gamma in gammas]
+    line = ax.plot(gammas, cosines, label=direction)[0]
+    ax.plot(auto, cosines[gammas.index(auto)], "o", color=line.get_color())
+
+
+# --------------------------------------------------------------------------------------------------
+# LD: samples of a bridge
+
+
+def depth_map(solid):
+    """Voxels (D, H, W) bool, the first axis down -> (D, H) floats in [0, 1], seen along the last.
+
+    A ray goes into the solid at each place of its front. The sooner it meets a voxel, the brighter
+    the place: 1 at the front, 0.2 at the back, and black where the ray meets nothing. The outline
+    is the first of the four silhouettes of glyph-solids."""
+    hit = solid.any(2)  # (D, H)
+    distance = solid.argmax(2)  # of the first True along each ray
+    brightness = 1 - 0.8 * distance / solid.shape[2]
+    return np.where(hit, brightness, 0.0)
+
+
+def item_image(x):
+    """A scaled item, in [-1, 1], as an image (H, W) or (H, W, 3) in [0, 1]."""
+    kind = kind_of(tuple(x.shape))
+    x = (x.cpu().float().clamp(-1, 1) + 1) / 2
+    if kind == "volume":
+        return depth_map(x.numpy() > 0.5)
+    if kind == "vector":
+        return x[None].numpy()  # one line of pixels
+    if kind == "views":
+        x = torch.cat(list(x), 2)  # (V, C, H, W) -> (C, H, V W): side by side
+    return x.permute(1, 2, 0).squeeze(2).numpy()
+
+
+def draw_columns(evaluation, test_set, columns, file):
+    """One line a pair, one column for each of {title: scaled items (N, ...)}."""
+    fig, axes = picture_grid(test_set.N, len(columns), 1.1)
+    for column, (title, items) in zip(axes.T, columns.items(), strict=True):
+        for n, (ax, item) in enumerate(zip(column, items, strict=True)):
+            show_image(ax, item_image(item), title if n == 0 else "")
+            # Vectors, and latents (titles E_y(y), E_x(x)), have no shape to keep: fill the place.
+            stretched = kind_of(item.shape) == "vector" or title.startswith("E_")
+            ax.set_aspect("auto" if stretched else "equal")
+    evaluation.figure(fig, file)
+
+
+def draw_trade_off(evaluation, rows, references, panels, samplers):
+    """Left the distance to the truth, of samples and of means of 4; right that of the two sets.
+
+    rows         of RUN/bridge.json, each with method, metric, nfe, value
+    references   {"regressor" and "ceiling": {metric: value}}
+    panels       the two metrics; samplers: the names of ours"""
+    fig = Figure(figsize=(11, 4), layout="constrained")
+    for ax, metric in zip(fig.subplots(1, 2), panels, strict=True):
+        # A mean of samples is blurred: only its distance to the truth is worth a line.
+        styles = {"": "o-"}
+        if metric == panels[0]:
+            styles["_mean4"] = "s--"
+        for number, name in enumerate(samplers):
+            for ending, style in styles.items():
+                key = (f"ours, {name}", metric + ending)
+                mine = [row for row in rows if (row["method"], row["metric"]) == key]
+                if not mine:
+                    continue
+                nfe = [row["nfe"] for row in mine]
+                values = [row["value"] for row in mine]
+                label = name + (", mean of 4" if ending else "")
+                ax.plot(nfe, values, style, ms=3, c=f"C{number}", label=label)
+        # What one evaluation gives without any noise, and what no sample can exceed: the truth
+        # itself through encoder and decoder.
+        ax.plot(1, references["regressor"][metric], "k*", ms=9, label="regressor")
+        ceiling = references["ceiling"][metric]
+        ax.axhline(ceiling, c="grey", ls=":", label="ceiling: D_x(E_x(x))")
+        ax.set(xscale="log", xlabel="network evaluations (NFE)", ylabel=metric)
+    fig.axes[0].legend(frameon=False, fontsize=7)
+    evaluation.figure(fig, "trade-off")

@@ -1,5 +1,27 @@
 """
-scores.py
+scores.py: a test set, the scores of an answer to it, and the table that they go to.
+
+A translator is given QUERIES, latents of one modality, and answers each with a vector z_hat. The
+right answers lie in the GALLERY, the test latents of the other modality. Four kinds of scores say
+how near z_hat is to them (metrics.py has the formulas):
+
+cosine     Of z_hat and the target: Sim_txt, Sim_img of MT. A high one may mean nothing. All CLIP
+           latents of a modality point roughly the same way: they have length 1, and their mean has
+           length 0.7. Now answer EVERY query with that mean m. Its expected cosine with a target z
+           is (m / |m|) . E[z] = |m|, so 0.7, for an answer that does not even look at the query.
+centred    The cosine after the training mean is subtracted from both. That constant scores 0.
+unrelated  The cosine of z_hat with somebody else's target. With a cosine of 0.80 and an unrelated
+           one of 0.65, only 0.15 of it is about this query.
+R@k        The share of queries with a right answer among the k items nearest to z_hat. A constant
+           finds k in G, whatever its cosine. If a query has several right answers, one is enough.
+
+Map      TestSet         queries, gallery, and which belongs to which
+         linked_groups   which pairs can never be "unrelated"
+         rows_of         {method: its answers} -> the rows of a table
+         Report          the rows on disk, RUN/translation.json
+         print_table, print_scores
+Letters  P pairs   Q queries   G gallery   h1 = dim c   h2 = dim z
+Try      python evaluate.py runs/glyphs-translator --task similarity
 """
 
 import json
@@ -11,7 +33,11 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 import metrics
+from latents import write_json
 from runs import RunError
+
+# --------------------------------------------------------------------------------------------------
+# A test set
 
 
 class TestSet:
@@ -19,40 +45,67 @@ class TestSet:
 
     queries (Q,), gallery (G,)   which rows of the latents they are
     c (Q, h1), z (G, h2)         their latents
-    q, g, group (P,)             the pairs: query q belongs to item g; group: see `groups`
+    q, g (P,)                    the pairs: query q[n] belongs to item g[n]
+    group (P,)                   pairs of one group are never "unrelated": see linked_groups
     pool                         the items that R@k ranks: at most `pool` of the gallery
     right                        {query: its right answers, as places in the pool}
-    Cosines are means over pairs, R@k over the queries that have a right answer in the pool."""
+
+    Two photos of COCO, with five captions each, are ten pairs. From image to text:
+        queries 0, 1                   the photos: each is translated once
+        gallery 0 ... 9                the captions
+        q = 0 0 0 0 0 1 1 1 1 1        the cosine is a mean over these ten pairs ...
+        g = 0 1 2 3 4 5 6 7 8 9
+        right = {0: [0, 1, 2, 3, 4], 1: [5, 6, 7, 8, 9]}      ... and R@k one over two queries
+    From text to image q and g change places: ten queries, two items, one right answer each."""
 
     def __init__(self, latents, direction, rows, limit, pool):
-        q, g = latents.pairs[rows].T
-        source, target = latents.image, latents.text
+        images, texts = latents.pairs[rows].T
         if direction == "text->image":
-            q, g, source, target = g, q, target, source
-        asked = np.random.default_rng(0).permutation(len(rows))[:limit]
-        self.group = groups(q, g)[asked]
-        self.queries, self.q = np.unique(q[asked], return_inverse=True)
-        self.gallery, self.g = np.unique(g[asked], return_inverse=True)
+            query_of, item_of = texts, images
+            source, target = latents.text, latents.image
+        else:
+            query_of, item_of = images, texts
+            source, target = latents.image, latents.text
+
+        # The same pairs in every run, by a fixed seed, so that the tables of two runs compare.
+        drawn = np.random.default_rng(0).permutation(len(rows))[:limit]
+        self.group = linked_groups(query_of, item_of)[drawn]
+        # Each query once, however many pairs it has; q says where in `queries` it stands.
+        self.queries, self.q = np.unique(query_of[drawn], return_inverse=True)
+        self.gallery, self.g = np.unique(item_of[drawn], return_inverse=True)
         self.c = torch.from_numpy(source[self.queries])
         self.z = torch.from_numpy(target[self.gallery])
+
+        # R@k falls as the gallery grows, so papers fix its size: 1,000 or 5,000.
         self.pool = np.sort(np.random.default_rng(1).permutation(len(self.gallery))[:pool])
-        # from all rows: a pair that was not drawn may still link a query and an item that were
-        query, place = places(self.queries, q), places(self.gallery[self.pool], g)
-        known, self.right = (query >= 0) & (place >= 0), {}
-        for n, item in zip(query[known].tolist(), place[known].tolist(), strict=True):
+        # What is right, by ALL pairs: one that was not drawn may still join a query and an item
+        # that were, and finding this item is no mistake.
+        query = places(self.queries, query_of)
+        place = places(self.gallery[self.pool], item_of)
+        both = (query >= 0) & (place >= 0)
+        self.right = {}
+        for n, item in zip(query[both].tolist(), place[both].tolist(), strict=True):
             self.right.setdefault(n, []).append(item)
 
     def score(self, z_hat, mean):
-        """The numbers of one row of a table; z_hat (Q, h2), mean (h2,) of the training targets."""
-        ours, true, asked = z_hat[self.q], self.z[self.g], sorted(self.right)
-        rank = metrics.ranks(z_hat[asked], self.z[self.pool], [self.right[n] for n in asked])
-        return {
-            "cosine": metrics.cosine(ours, true),
-            "centred_cosine": metrics.centred_cosine(ours, true, mean),
-            "unrelated_cosine": metrics.unrelated_cosine(ours, true, self.group),
-            **{f"r{k}": metrics.recall_at_k(rank, k) for k in (1, 5, 10)},
-            "pool": len(self.pool),
+        """One row of a table, {score: value}, for answers z_hat (Q, h2).
+
+        mean (h2,): of the training targets. R@k counts only queries with a right answer in the
+        pool: the others could not be right."""
+        answers = z_hat[self.q]  # (P, h2)
+        targets = self.z[self.g]  # (P, h2)
+        scores = {
+            "cosine": metrics.cosine(answers, targets),
+            "centred_cosine": metrics.centred_cosine(answers, targets, mean),
+            "unrelated_cosine": metrics.unrelated_cosine(answers, targets, self.group),
         }
+        findable = sorted(self.right)
+        right = [self.right[n] for n in findable]
+        rank = metrics.ranks(z_hat[findable], self.z[self.pool], right)
+        for k in (1, 5, 10):
+            scores[f"r{k}"] = metrics.recall_at_k(rank, k)
+        scores["pool"] = len(self.pool)
+        return scores
 
 
 def places(ids, x):
@@ -61,23 +114,50 @@ def places(ids, x):
     return np.where(ids[where] == x, where, -1)
 
 
-def groups(q, g):
+def linked_groups(q, g):
     """(P,) numbers: equal for pairs that share a query or an item, directly or through others.
 
-    So five captions of one photo, or all photos of one class, are never "unrelated"."""
-    n = q.max() + 1
-    graph = coo_matrix((np.ones(len(q)), (q, n + g)), shape=[n + g.max() + 1] * 2)
-    return connected_components(graph, directed=False)[1][q]
+    Caption a fits photos 1 and 2, caption b fits photos 2 and 3: the pairs a-1, a-2, b-2, b-3 are
+    one group, so 3 is never an "unrelated" target for a. Neither is another caption of one photo.
+    In a graph of queries and items, with a line for each pair, these are the connected parts."""
+    # One node for each query, then one for each item.
+    first_item = q.max() + 1
+    nodes = first_item + g.max() + 1
+    graph = coo_matrix((np.ones(len(q)), (q, first_item + g)), shape=(nodes, nodes))
+    _, part_of_node = connected_components(graph, directed=False)
+    return part_of_node[q]
+
+
+# --------------------------------------------------------------------------------------------------
+# Tables
+
+
+def rows_of(task, direction, test_set, answers, mean, seeds):
+    """Rows of a table, dicts, from answers {method: [z_hat of seed 0, 1, ...]}.
+
+    A method without chance has one z_hat: its one row is that of the first seed."""
+    rows = []
+    for method, z_hats in answers.items():
+        for seed, z_hat in zip(seeds, z_hats, strict=False):
+            row = {"task": task, "direction": direction, "method": method}
+            row |= test_set.score(z_hat, mean)
+            row["seed"] = seed
+            rows.append(row)
+    return rows
 
 
 class Report:
-    """The rows of a table in RUN. Raises EvaluateError if the file there is not its own.
+    """The rows of the tables of a run, in one file of its folder.
 
-    key: which fields make a row replace older ones; show(rows, note) prints rows"""
+    key    the fields that name a table: new rows take the place of old ones of the same key
+    show   prints rows: show(rows, note)
+    Raises RunError if the file is there and is not such a table."""
 
     def __init__(self, folder, name="translation.json", key=("task", "direction"), show=None):
-        self.path, self.rows = os.path.join(folder, name), []
-        self.key, self.show = lambda row: [row[k] for k in key], show or print_table
+        self.path = os.path.join(folder, name)
+        self.key, self.show = key, show or print_table
+        self.rows = []
+        # Read now, not at the end: a broken file should stop the work before hours of it.
         if os.path.exists(self.path):
             try:
                 with open(self.path) as f:
@@ -85,51 +165,59 @@ class Report:
             except (ValueError, KeyError, TypeError):
                 raise RunError(f"{self.path}: not our table; move it away") from None
 
+    def key_of(self, row):
+        return [row[field] for field in self.key]
+
     def add(self, rows, note=""):
         """Print rows, and put them in the place of older ones."""
         self.show(rows, note)
-        new = [self.key(r) for r in rows]
-        self.rows = [r for r in self.rows if self.key(r) not in new] + rows
+        new = [self.key_of(row) for row in rows]
+        kept = [row for row in self.rows if self.key_of(row) not in new]
+        self.rows = kept + rows
         write_json(self.path, {"rows": self.rows})
-
-
-def write_json(path, value):
-    with open(path + ".tmp", "w") as f:
-        json.dump(value, f, indent=1)
-    os.replace(path + ".tmp", path)
 
 
 def spread(values, digits):
     """0.612, or 0.612 +- 0.003 where there are several seeds (sample standard deviation)."""
     mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} +- {np.std(values, ddof=1):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} +- {np.std(values, ddof=1):.{digits}f}"
+
+
+def print_line(title, cells, width):
+    print(f"{title:{width}}" + "".join(f"{cell:>18}" for cell in cells))
 
 
 def print_table(rows, note=""):
-    columns = ("cosine", "centred_cosine", "unrelated_cosine", "r1", "r5", "r10")
-    titles = ("cosine", "centred", "unrelated", "R@1", "R@5", "R@10")
+    """The rows of one task and direction: a line a method, over its seeds."""
+    columns = {
+        "cosine": "cosine",
+        "centred_cosine": "centred",
+        "unrelated_cosine": "unrelated",
+        "r1": "R@1",
+        "r5": "R@5",
+        "r10": "R@10",
+    }
     task, direction, pool = (rows[0][k] for k in ("task", "direction", "pool"))
     print(f"\n{task}, {direction}; R@k of {pool}{note}")
-    print(" " * 16 + "".join(f"{c:>18}" for c in titles))
-    for method in dict.fromkeys(r["method"] for r in rows):
-        mine = [r for r in rows if r["method"] == method]
-        cells = [spread([r[c] for r in mine], 3) for c in columns]
-        print(f"{method:16}" + "".join(f"{c:>18}" for c in cells))
+    print_line("", columns.values(), 16)
+    # Each method once, in the order of the rows: a dict keeps it, a set would not.
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        cells = []
+        for column in columns:
+            values = [row[column] for row in mine]
+            cells.append(spread(values, 3))
+        print_line(method, cells, 16)
 
 
 def print_scores(table, names, digits):
-    """table: {method: [{metric: value} of seed 0, 1, ...]}"""
-    print(" " * 30 + "".join(f"{n:>18}" for n in names))
+    """A line a method of {method: [{score: value} of seed 0, 1, ...]}; digits: after the point."""
+    print_line("", names, 30)
     for method, seeds in table.items():
-        cells = (spread([s[n] for s in seeds], d) for n, d in zip(names, digits, strict=True))
-        print(f"{method:30}" + "".join(f"{c:>18}" for c in cells))
-
-
-def rows_of(task, direction, exam, answers, mean, seeds):
-    return [
-        {"task": task, "direction": direction, "method": method}
-        | exam.score(z_hat, mean)
-        | {"seed": seed}
-        for method, z_hats in answers.items()
-        for seed, z_hat in zip(seeds, z_hats, strict=False)
-    ]
+        cells = []
+        for name, places_shown in zip(names, digits, strict=True):
+            values = [scores[name] for scores in seeds]
+            cells.append(spread(values, places_shown))
+        print_line(method, cells, 30)

@@ -8,8 +8,8 @@ The problem. A cosine says how near a translated latent is to the true one, not 
 still tells what is in the picture. So let something read the latent aloud, and score the words.
 
 The reader is a CAPTION DECODER: a language model that continues a text, here GPT-2's architecture.
-It takes its words as vectors, one a token. An MLP makes a few more such vectors from a latent, the
-PREFIX, and the model continues them as if they were the beginning of a sentence:
+It reads tokens, words or parts of words, each as a vector. An MLP makes a few more such vectors
+from a latent, the PREFIX, and the model continues them as if they were the beginning of a sentence:
 
     latent (h,) -> MLP ->   p1   p2   p3   p4     greek  small   letter  alpha    the model reads
                                            greek  small  letter  alpha   <eos>    it has to predict

@@ -88,7 +88,10 @@ def test_drawn_captions_are_of_their_kind(tmp_path):
     captions = {"ours + CapDec": OURS, "ours + ClipCap": [f"clip {i}" for i in images]}
     captions["caption of the nearest image"] = [f"near {i}" for i in images]
     captioning.draw_captions(evaluation, images, captions, [[t, "elsewhere"] for t in TRUE])
-    says = lambda n: [f"{method}: {texts[n]}" for method, texts in captions.items()]
+
+    def says(n):
+        return [f"{method}: {texts[n]}" for method, texts in captions.items()]
+
     seen = []
     for left, right in zip(figures[0].axes[::2], figures[0].axes[1::2], strict=True):
         n = images.tolist().index(left.images[0].get_array()[0, 0] // 10)
@@ -137,7 +140,11 @@ def test_the_small_judge_tells_captions_apart(squares, monkeypatch):
     kind = p[0].argmax()
     assert p[:7, kind].min() > 0.9 and p[7:, kind].max() < 0.1
     fits, KMeans = [], text_to_image.KMeans
-    count = lambda *args, **kwargs: fits.append(1) or KMeans(*args, **kwargs)
+
+    def count(*args, **kwargs):
+        fits.append(1)
+        return KMeans(*args, **kwargs)
+
     monkeypatch.setattr(text_to_image, "KMeans", count)
     again, _ = text_to_image.small_judge(squares, kinds=2, steps=60)
     assert not fits and torch.equal(again(text_to_image.to_planes(x)).softmax(1), p)

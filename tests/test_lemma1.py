@@ -8,10 +8,15 @@ a stacked least squares, the joint toy by Adam (squared loss, and the L1 loss of
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from scipy.optimize import linprog
 
 from theory import lemma1
-from theory.lemma1 import conditions, joint, orthogonality, project, radius, shrunk
+from theory import lemma1_inequality as inequality
+from theory import lemma1_least_squares as least_squares
+from theory.lemma1_inequality import radius
+from theory.lemma1_joint_training import conditions, joint, shrunk
+from theory.lemma1_least_squares import orthogonality, project
 from theory.report import Held, unit
 
 VERDICTS = {f"L{i}": "fails" for i in range(1, 12)}
@@ -28,10 +33,10 @@ def test_verdicts():
 
 def test_projection_acts_on_samples():
     """Otherwise least squares is not the projection on span[C, 1], or one z could be projected."""
-    p = lemma1.projection(N=90, h1=4, h2=6, seed=3)
+    p = least_squares.projection(N=90, h1=4, h2=6, seed=3)
     assert p["P"] == (90, 90) and max(p["PZ"], p["Xr"]) < 1e-12
     assert p["best_Q"] > 0.1 and p["mean_r_no_bias"] > 0.1
-    C, Z = lemma1.linear(70, 3, 5, seed=2)
+    C, Z = least_squares.linear(70, 3, 5, seed=2)
     X = np.c_[C + 2, np.ones(70)]  # a shift of C changes nothing, thanks to the bias
     np.testing.assert_allclose(project(C, Z), X @ np.linalg.pinv(X) @ Z, rtol=0, atol=1e-10)
 
@@ -51,11 +56,11 @@ def test_orthogonality_on_known_rows():
 @pytest.mark.parametrize("h2", [11, 90])
 def test_per_sample_orthogonality(h2):
     """Otherwise Eq. 19 would hold per sample, or its sum would not, or high dimension cures it."""
-    for make in (lemma1.linear, lemma1.saturating):
+    for make in (least_squares.linear, least_squares.saturating):
         C, Z = make(3000, 5, h2, seed=4)
         found = orthogonality(Z, project(C, Z))
         assert abs(found["aggregate"]) < 1e-12 and found["miss"] > 0.001
-        if make is lemma1.linear:
+        if make is least_squares.linear:
             assert abs(found["mean"]) < 5 * found["std"] / 3000**0.5
             assert found["std"] == pytest.approx(h2**-0.5, rel=0.05)
         else:
@@ -66,7 +71,7 @@ def test_per_sample_orthogonality(h2):
 def test_complement(h1, h2, left):
     """Otherwise F has room where c M fills R^h2, or the bias adds no dimension, or the residual
     avoids the span of c M."""
-    size, inside, per_sample = lemma1.complement(h1, h2, N=1500, seed=5)
+    size, inside, per_sample = least_squares.complement(h1, h2, N=1500, seed=5)
     assert size == left and per_sample < 1e-12
     assert inside == pytest.approx(1 - left / h2, abs=0.03)
 
@@ -76,8 +81,8 @@ def test_slopes():
     n = 100_000  # standard errors: 1 / sqrt(5 n)-like, median and mean of e and 2 e
     se = np.sqrt(5 / n)
     for seed in (1, 2):
-        a1, a2 = lemma1.slopes(True, n, seed)
-        b1, b2 = lemma1.slopes(False, n, seed)
+        a1, a2 = least_squares.slopes(True, n, seed)
+        b1, b2 = least_squares.slopes(False, n, seed)
         assert abs(a1 - np.log(2)) < 5 * se and abs(a2 - 1) < 5 * se
         assert abs(b1 - 1) < 5 * se and abs(b2 - 1) < 5 * se * 2**0.5
 
@@ -91,7 +96,7 @@ def test_slopes_are_regressions():
     one = np.eye(2 * n)  # z = X w + u - v; u, v >= 0; minimise sum(u + v)
     cost, free = np.r_[0, 0, np.ones(4 * n)], [(None, None)] * 2 + [(0, None)] * 4 * n
     fit = linprog(cost, A_eq=np.c_[X, one, -one], b_eq=z, bounds=free)
-    l1, l2 = lemma1.slopes(True, n, seed=6)
+    l1, l2 = least_squares.slopes(True, n, seed=6)
     assert fit.x[0] == pytest.approx(l1, rel=1e-8)
     assert np.linalg.lstsq(X, z, rcond=None)[0][0] == pytest.approx(l2, rel=1e-10)
 
@@ -99,14 +104,14 @@ def test_slopes_are_regressions():
 def test_ridge():
     """Otherwise weight decay leaves sum r.m = 0, or not lambda N |M|^2; stacked least squares."""
     N, h1, h2, lam = 60, 3, 5, 0.2
-    total, theory = lemma1.ridge(lam, N, h1, h2, seed=7)
-    C, Z = lemma1.linear(N, h1, h2, seed=7)
-    X = np.r_[lemma1.with_one(C), np.c_[np.sqrt(lam * N) * np.eye(h1), np.zeros(h1)]]
+    total, theory = least_squares.ridge(lam, N, h1, h2, seed=7)
+    C, Z = least_squares.linear(N, h1, h2, seed=7)
+    X = np.r_[least_squares.with_one(C), np.c_[np.sqrt(lam * N) * np.eye(h1), np.zeros(h1)]]
     W = np.linalg.lstsq(X, np.r_[Z, np.zeros((h1, h2))], rcond=None)[0]
     m = X[:N] @ W
     assert total == pytest.approx(((Z - m) * m).sum(), rel=1e-10)
     assert total == pytest.approx(theory, rel=1e-10) and theory > 1
-    assert abs(lemma1.ridge(0.0, N, h1, h2, seed=7)[0]) < 1e-10
+    assert abs(least_squares.ridge(0.0, N, h1, h2, seed=7)[0]) < 1e-10
 
 
 # -- Eq. 11
@@ -128,7 +133,7 @@ def test_radius():
 @pytest.mark.parametrize("seed", [1, 2])
 def test_eq11(seed):
     """Otherwise the printed condition would do, or the corrected one has a counterexample."""
-    found = lemma1.eq11(N=90_000, sizes=(1, 3, 17), seed=seed)
+    found = inequality.eq11(N=90_000, sizes=(1, 3, 17), seed=seed)
     assert found["printed"][1] > 1000
     for name in ("correct", "radius"):
         met, violations = found[name]
@@ -136,13 +141,13 @@ def test_eq11(seed):
     below, above = found["vertex"]
     assert below < 0 < above
     e1, gammas = np.eye(1, 3).repeat(4, 0), np.array([0.5, 1.0, 2.0, 2.5])  # r = F = e_1
-    np.testing.assert_allclose(lemma1.gain(e1, e1, gammas), [-0.5, -1, 0, 0.5], atol=1e-12)
+    np.testing.assert_allclose(inequality.gain(e1, e1, gammas), [-0.5, -1, 0, 0.5], atol=1e-12)
 
 
 @pytest.mark.parametrize("z, F, gamma", [(-2.0, 1.0, 0.5), (5.0, -1.0, 2.0)])
 def test_minimisers(z, F, gamma):
     """Otherwise the bound of Eq. 11 passes its minimiser on."""
-    found = lemma1.minimisers(z, F, gamma)
+    found = inequality.minimisers(z, F, gamma)
     expected = {"left": z - gamma * F, "right": z, "left_safe": z - gamma * F / 2, "bound": True}
     assert found == pytest.approx(expected, abs=1e-9)
 
@@ -165,7 +170,7 @@ def test_joint_training_by_gradients(absolute, gamma=0.4, steps=1000):
     """Otherwise the alternating steps mislead: Adam, one free unit vector per condition, squared
     loss or the L1 loss of Eq. 8, must end at the same distance."""
     C, mu = conditions(K=30, h1=3, h2=7, seed=1)
-    X, target, start = (torch.tensor(x) for x in (lemma1.with_one(C), mu, project(C, mu)))
+    X, target, start = (torch.tensor(x) for x in (least_squares.with_one(C), mu, project(C, mu)))
     V = torch.randn(mu.shape, generator=torch.Generator().manual_seed(9)).double()
     params = [torch.linalg.lstsq(X, start).solution, V]  # M with b, and F before Normalize
     first, second = ([torch.zeros_like(p) for p in params] for _ in range(2))
@@ -221,7 +226,7 @@ def test_refuses():
 def test_normalize_ends_perpendicularity():
     """Otherwise E[r|c] is not perpendicular to a frozen c M in sum, or is so per sample."""
     for seed in (1, 2):
-        C, mu = lemma1.saturating(2000, 4, 7, seed, noise=0.0)
+        C, mu = least_squares.saturating(2000, 4, 7, seed, noise=0.0)
         found = orthogonality(mu, project(C, mu))
         length = np.linalg.norm(mu - project(C, mu), axis=1)
         assert abs(found["aggregate"]) < 1e-12 and found["mean"] > 0.5
@@ -259,6 +264,6 @@ def test_measured():
     assert table["slope if gamma 1, F a sample: 1 - 1/zeta"] == pytest.approx(1 - 1 / length)
     expected = 1 - 1 / (R * length)
     assert table["if F the mean direction: 1 - 1/(R zeta)"] == pytest.approx(expected)
-    ax = lemma1.Figure().subplots()
+    ax = Figure().subplots()
     lemma1.draw(ax, held, "text->image")
     assert ax.get_title() == "text->image" and ax.get_legend() is not None

@@ -31,17 +31,16 @@ def fake_run(folder, device):
     nets = {d: Translator(*latents["train"].dims(d), width=8, layers=2) for d in DIRECTIONS}
     for d, net in nets.items():
         net.fit([latents["train"].of(d, np.arange(60))])
-    parts = lambda d, c: nets[d].terms(c, K=2, steps=1, randn=runs.cpu_randn(0))
+    terms = lambda d, c: nets[d].terms(c, K=2, steps=1, randn=runs.cpu_randn(0))
     gamma = dict.fromkeys(DIRECTIONS, 2.5)
     return SimpleNamespace(
-        latents=lambda split: (None, latents[split]), parts=parts, gamma=gamma, translators=nets
+        latents=lambda split: (None, latents[split]), terms=terms, gamma=gamma, translators=nets
     )
 
 
 @pytest.fixture
 def run(monkeypatch):
     monkeypatch.setattr(runs, "TranslatorRun", fake_run)
-    monkeypatch.setattr(runs, "read_run", lambda folder: {"args": {"model": "translator"}})
 
 
 def test_held_out(run):
@@ -99,7 +98,7 @@ def test_no_run_no_traceback(tmp_path, monkeypatch):
     """Otherwise a wrong folder, or a bridge, ends in a traceback and not in one line."""
     missing = report.main("any", None, None, None, None, ["--run", str(tmp_path / "none")])
     assert "no such checkpoint" in missing and "\n" not in missing
-    monkeypatch.setattr(runs, "read_run", lambda folder: {"args": {"model": "bridge"}})
+    monkeypatch.setattr(runs, "read_run", lambda folder: {"model": "bridge"})
     bridge = report.main("any", None, None, None, None, ["--run", str(tmp_path)])
     assert "is a bridge" in bridge and os.listdir(tmp_path) == []
     with pytest.raises(SystemExit):
