@@ -10,11 +10,10 @@ train_bridge.py, from where `--help` prints them. What counts, strongest first:
 Map      Flag, add     a row, and how argparse learns of it
          shared_parser the flags of both scripts: data, encoders, the run
          resolve       fills in what was not typed
-         check, positive            numbers that no run can have are refused before anything starts
+         check, check_used   what no run can have, or would ignore, is refused before it starts
 """
 
 import argparse
-import math
 from typing import Any, NamedTuple
 
 import encoders
@@ -22,6 +21,19 @@ from data import NAMES
 from data_pairs import PAIRS
 from devices import AMP
 from errors import RunError
+
+ENDLESS = 10**9  # more steps, pairs or seeds than anybody has
+SIDES = (8, 4096)  # pixels of an image
+EMBEDDED = ("glyphs", "glyph-names", "glyph-sr", "glyph-edges", "glyph-faces", "glyph-solids")
+# Flags that some data sets alone look at.
+ONLY_FOR = [
+    ("image_latents text_latents groups", ("latents",)),
+    ("celeba_train", ("celeba",)),
+    ("source_dir target_dir", ("pairs",)),
+    ("size", ("celebahq", "ffhq", "edges2handbags", "shapenet")),
+    ("poses", ("glyph-solids",)),
+    ("bare", ("glyphs",)),
+]
 
 # The encoders of a data set that needs no download; all others start from CLIP, as in MT.
 ENCODERS = {"glyphs": ("pca:128", "tfidf:256"), "latents": ("none", "none")}
@@ -35,6 +47,7 @@ class Flag(NamedTuple):
     paper: Any  # the paper's value; its type is the flag's
     glyphs: Any  # for the embedded sets, which fit minutes on two cores
     quick: Any  # with --quick
+    limits: tuple | None  # (least, most), both allowed; None: `choices` say what is allowed
     help: str
     choices: tuple = None
     sets: dict = {}  # for single data sets: {"glyph-solids": 6000}
@@ -130,7 +143,10 @@ def shared_parser(description, datasets, flags):
 
 
 def resolve(args, flags, model):
-    """Fill what was not typed. model: "translator" or "bridge", the end of the run's folder."""
+    """Fill what was not typed. model: "translator" or "bridge", the end of the run's folder.
+
+    RunError for numbers outside of their limits, and for flags that this run would ignore."""
+    given = [name for name, value in vars(args).items() if value not in (None, False)]
     for flag in flags:
         if getattr(args, flag.name) is None:
             setattr(args, flag.name, flag.default(args.dataset, args.quick))
@@ -142,32 +158,65 @@ def resolve(args, flags, model):
         args.text_encoder = args.text_encoder or text
     quick = "-quick" if args.quick else ""
     args.out = args.out or f"runs/{args.dataset}-{model}{quick}"
-    return args
+    check_used(args, given)
+    check(args, flags)
 
 
-def check(args, positives, shares):
-    """RunError for values that no run can have.
+def check(args, flags):
+    """RunError for numbers outside of their limits: nan, a share above 1, a step of 1e-300.
 
-    positives: names of numbers that must be above 0; shares: of numbers between 0 and 1."""
-    for name in ("save_every", *positives):
-        if getattr(args, name) is not None:
-            positive("--" + name.replace("_", "-"), getattr(args, name))
-    for name in shares:
-        # A dropout or an average of exactly 1 would forget everything.
-        below = 1 if name in ("dropout", "ema") else 1.0001
-        if not 0 <= getattr(args, name) < below:
-            raise RunError(f"--{name.replace('_', '-')} is a share between 0 and 1")
+    What no run can use is refused before anything starts, and what would take for ever, too: a
+    million layers are a slip of the hand."""
+    for flag in flags:
+        value = getattr(args, flag.name)
+        if flag.limits and not isinstance(value, str):
+            within(flag.option, value, *flag.limits)
+    within("--save-every", args.save_every, 1, ENDLESS)
+    within("--seed", args.seed, 0, ENDLESS)
+    if getattr(args, "size", None) is not None:
+        within("--size", args.size, *SIDES)
 
 
-def positive(flag, value):
-    """The number that `value` (a number or a word) says. RunError unless it is above 0, finite."""
+def within(option, value, least, most):
+    """RunError unless least <= value <= most; nan is outside of everything."""
+    if not least <= value <= most:
+        raise RunError(f"{option} {value:g}: it has to be between {least:g} and {most:g}")
+
+
+def number(option, word, least, most):
+    """The number that a word says, within its limits. RunError."""
     try:
-        if 0 < float(value) < math.inf:
-            return float(value)
+        value = float(word)
     except ValueError:
-        pass
-    auto = " (or auto)" if flag == "--gamma" else ""
-    raise RunError(f"{flag} {value}: a positive number is needed{auto}")
+        raise RunError(f"{option} {word}: a number or `auto` is needed") from None
+    within(option, value, least, most)
+    return value
+
+
+def check_used(args, given):
+    """RunError for a flag that was typed and that this run would not look at.
+
+    given: names of the flags that were typed. Ignored in silence, such a flag lets somebody believe
+    in a comparison that was none."""
+    only = {name: sets for names, sets in ONLY_FOR for name in names.split()}
+    for name in given:
+        if name in only and args.dataset not in only[name]:
+            sets = ", ".join(only[name])
+            raise RunError(f"--{dashes(name)} is for {sets}; --dataset {args.dataset} ignores it")
+    files = args.dataset not in EMBEDDED
+    if "data_dir" in given and not files:
+        raise RunError(f"--data-dir: {args.dataset} is embedded, it has no folder")
+    for modality in ("image", "text"):
+        encoder = getattr(args, f"{modality}_encoder") or ""
+        pooled = encoder.startswith("hf:") or encoder in ("bert", "dinov2")
+        if f"{modality}_encoder" in given and args.dataset in PAIRS:
+            raise RunError(f"--{modality}-encoder: pairs of arrays have no frozen encoders")
+        if f"{modality}_pooling" in given and not pooled:
+            raise RunError(f"--{modality}-pooling is for hf: models, not for {encoder or 'none'}")
+
+
+def dashes(name):
+    return name.replace("_", "-")
 
 
 def known(dataset, names):

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import re
-import sys
 import textwrap
 import zlib
 from array import array
@@ -25,18 +24,8 @@ from data_files import (
     split_by_hash,
 )
 from data_pairs import PAIRS, load_pairs, save_pairs
-from glyphs import (
-    FACES,
-    SPLITS,
-    STIX,
-    DataError,
-    Images,
-    Lazy,
-    Split,
-    Strings,
-    digest,
-    draw_glyphs,
-)
+from errors import DataError, run_script
+from glyphs import FACES, SPLITS, STIX, Images, Lazy, Split, Strings, digest, draw_glyphs
 
 NAMES = "glyphs glyphs-stix coco cc3m celeba cifar10 captions latents".split()
 
@@ -363,7 +352,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (DataError, OSError) as error:
-        sys.exit(f"data.py: {error}")
+    run_script("data.py", main)

@@ -10,7 +10,8 @@ from glob import glob
 import numpy as np
 from PIL import Image
 
-from glyphs import DataError, Lazy
+from errors import DataError
+from glyphs import Lazy
 
 TREES = {
     "coco": """

@@ -18,7 +18,8 @@ from data_files import (
     read_picture,
     split_by_name,
 )
-from glyphs import SPLITS, DataError, Lazy, Pairs, digest, glyph_pairs, glyph_solids
+from errors import DataError
+from glyphs import SPLITS, Lazy, Pairs, digest, glyph_pairs, glyph_solids
 
 PAIRS = "glyph-sr glyph-edges glyph-faces glyph-solids celebahq ffhq edges2handbags shapenet pairs"
 

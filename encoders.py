@@ -26,7 +26,6 @@ Try      python encoders.py image pca             (or: text bert --download)
 
 import argparse
 import re
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -34,9 +33,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data import NAMES, DataError, load
+from data import NAMES, load
+from errors import EncoderError, run_script
 from glyphs import digest
-from pretrained import POOLINGS, PROBE, EncoderError, clip, hugging_face, reason
+from pretrained import POOLINGS, PROBE, clip, hugging_face, reason
 
 # For --help and for error messages.
 SPECS = {
@@ -326,7 +326,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (EncoderError, DataError) as error:
-        sys.exit(f"encoders.py: {error}")
+    run_script("encoders.py", main)

@@ -45,13 +45,14 @@ from PIL import Image
 
 import metrics
 from baselines import MOST_PAIRS, Baselines, lafite_noise, nearest
-from data import NAMES, DataError
+from data import NAMES
 from devices import usable
-from encoders import EncoderError, fixed_sample
+from encoders import fixed_sample
+from errors import run_script
 from glyphs import FACES
 from latents import DIRECTIONS, write_json
 from pictures import curves, pictures, retrieval, save_figure
-from runs import RunError, TranslatorRun
+from runs import TranslatorRun
 from scores import Report, TestSet, rows_of, spread
 
 # --------------------------------------------------------------------------------------------------
@@ -431,7 +432,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (RunError, DataError, EncoderError, ValueError, OSError) as error:
-        sys.exit(f"evaluate.py: {error}")
+    run_script("evaluate.py", main)

@@ -33,7 +33,6 @@ Letters  N pairs   n samples of a pair   y, x items   z_T, z_0 their latents   x
 
 import argparse
 import os
-import sys
 from functools import cached_property
 
 import numpy as np
@@ -53,14 +52,13 @@ from bridge_scores import (
     print_bridge_scores,
     scores_of_mean,
 )
-from data import DataError
 from devices import usable
-from encoders import EncoderError
+from errors import run_script
 from evaluate import run_tasks
 from latent_bridge import BridgeNoise
 from latents import DIRECTIONS
 from pictures import draw_columns, draw_trade_off, save_figure
-from runs import BridgeRun, RunError, cpu_randn
+from runs import BridgeRun, cpu_randn
 from scores import Report, TestSet, rows_of
 
 SAMPLES = 8  # whose mean is taken: its squared error is at most 1/8 above that of the best guess
@@ -437,7 +435,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (RunError, DataError, EncoderError, ValueError, OSError) as error:
-        sys.exit(f"evaluate_bridge.py: {error}")
+    run_script("evaluate_bridge.py", main)

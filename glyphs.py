@@ -42,12 +42,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from errors import DataError
+
 # The parts of a data set, by the numbers that our hashes (and CelebA's own table) give them.
 SPLITS = {"train": 0, "val": 1, "test": 2}
-
-
-class DataError(Exception):
-    """Bad input: one line that says what was wrong, where, and what to do."""
 
 
 # --------------------------------------------------------------------------------------------------

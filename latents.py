@@ -45,7 +45,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from encoders import EncoderError, reason
+from encoders import reason
+from errors import EncoderError
 from glyphs import digest
 
 DIRECTIONS = ("text->image", "image->text")

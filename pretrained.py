@@ -36,6 +36,7 @@ import re
 
 import torch
 
+from errors import EncoderError
 from glyphs import digest
 
 # open_clip and transformers take seconds to import, and many runs need neither: each function
@@ -45,10 +46,6 @@ from glyphs import digest
 POOLINGS = {"image": ["pooler", "cls", "mean", "cls+mean"], "text": ["cls", "pooler", "mean"]}
 # Any change of a tokenizer (case, accents, digits, punctuation) changes the ids of this text.
 PROBE = "Two cafés, 3.5 km apart: the 2nd isn't OPEN!"
-
-
-class EncoderError(Exception):
-    """Bad input: one line that says what was wrong, where, and what to do."""
 
 
 def reason(error):

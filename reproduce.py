@@ -12,14 +12,12 @@ call finds the runs that are there, and only prints. Those have names, and scrip
 
 import argparse
 import os
-import sys
 from typing import NamedTuple
 
 import evaluate
 import evaluate_bridge
-from data import DataError
-from encoders import EncoderError
-from runs import RunError, read_run
+from errors import RunError, run_script
+from runs import read_run
 from tables import captioning, encoder_pairs, lddbm, small_clip, text_to_image
 
 # --------------------------------------------------------------------------------------------------
@@ -166,7 +164,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (RunError, DataError, EncoderError, ValueError, OSError) as error:
-        sys.exit(f"reproduce.py: {error}")
+    run_script("reproduce.py", main)

@@ -33,8 +33,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 import metrics
+from errors import RunError
 from latents import write_json
-from runs import RunError
 
 # --------------------------------------------------------------------------------------------------
 # A test set

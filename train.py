@@ -25,7 +25,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import evaluate
-from arguments import TRANSLATOR_SETS, Flag, check, known, positive, resolve, shared_parser
+from arguments import TRANSLATOR_SETS, Flag, known, number, resolve, shared_parser
 from checkpoints import RunFolder
 from ddim_translator import ROWS_AT_T, Noise, Translator, best_gamma
 from devices import AMP, average_gradients, choose_amp, start_processes
@@ -40,31 +40,31 @@ LOSSES = ("loss", "L_recon", "L_ddim")
 # The glyph column was chosen on validation for four minutes of two cores (RESULTS.md, "Choices").
 # fmt: off
 FLAGS = [
-    #    name           the paper  glyphs  --quick   what it is
-    Flag("steps",        100_000,   2800,    250,    "training steps of each direction"),
-    Flag("batch",            256,   None,   None,    "pairs a step, over all processes"),
-    Flag("lr",              1e-4,   4e-3,   None,    "AdamW's learning rate"),
-    Flag("cosine",         False,   True,   None,    "100 steps of warm-up, then a cosine to 0"),
-    Flag("weight_decay",    1e-2,   None,   None,    "AdamW's weight decay"),
-    Flag("clip",             1.0,   None,   None,    "limit of the gradient's norm"),
-    Flag("ema",           0.9999,  0.998,   0.97,    "decay of the averaged weights, those used"),
-    Flag("width",           2048,    256,   None,    "hidden width of the network"),
-    Flag("layers",            10,   None,   None,    "its layers"),
-    Flag("dropout",          0.0,   None,   None,    "at the end of each layer; MT gives no rate"),
-    Flag("T",               1000,   None,   None,    "diffusion steps of the schedule"),
-    Flag("p",               0.05,   None,   None,    "probability of dropping the condition"),
-    Flag("lam1",             1.0,   None,   None,    "weight of L_recon, MT Eq. 8"),
-    Flag("lam2",             2.0,   None,   None,    "weight of L_ddim, MT Eq. 2"),
-    Flag("recon_steps",        1,   None,   None,    "DDIM steps to the z_hat inside L_recon"),
-    Flag("predict",        "z_0",   None,   None,    "what the network outputs; MT: eps",
+    #    name               paper glyphs quick limits        what it is
+    Flag("steps",        100_000,  2800,  250, (1, 1e9),     "training steps of each direction"),
+    Flag("batch",            256,  None, None, (8, 1e6),     "pairs a step, over all processes"),
+    Flag("lr",              1e-4,  4e-3, None, (1e-8, 10),   "AdamW's learning rate"),
+    Flag("cosine",         False,  True, None, None,         "warm-up, then a cosine to 0"),
+    Flag("weight_decay",    1e-2,  None, None, (0, 10),      "AdamW's weight decay"),
+    Flag("clip",             1.0,  None, None, (1e-6, 1e9),  "limit of the gradient's norm"),
+    Flag("ema",           0.9999, 0.998, 0.97, (0, 0.99999), "decay of the averaged weights"),
+    Flag("width",           2048,   256, None, (8, 16384),   "hidden width of the network"),
+    Flag("layers",            10,  None, None, (2, 200),     "its layers"),
+    Flag("dropout",          0.0,  None, None, (0, 0.99),    "in each layer; MT gives no rate"),
+    Flag("T",               1000,  None, None, (9, 100_000), "diffusion steps of the schedule"),
+    Flag("p",               0.05,  None, None, (0, 1),       "chance of dropping the condition"),
+    Flag("lam1",             1.0,  None, None, (0, 1e6),     "weight of L_recon, MT Eq. 8"),
+    Flag("lam2",             2.0,  None, None, (0, 1e6),     "weight of L_ddim, MT Eq. 2"),
+    Flag("recon_steps",        1,  None, None, (1, 100),     "DDIM steps inside L_recon"),
+    Flag("predict",        "z_0",  None, None, None,         "what the network outputs; MT: eps",
          choices=("z_0", "eps", "v")),
-    Flag("objective",    "joint",   None,   None,    "joint: MT Eq. 9; residual: MT Lemma 1",
+    Flag("objective",    "joint",  None, None, None,         "MT Eq. 9, or Lemma 1",
          choices=("joint", "residual")),
-    Flag("bare",            0.05,   None,   None,    "glyphs: share of bare names in text->image"),
-    Flag("gamma",         "auto",   None,   None,    "weight of F; auto: best on validation"),
-    Flag("omega",            5.0,    0.0,   None,    "guidance, MT Eq. 4; 0 is none"),
-    Flag("K",                 16,   None,      4,    "samples averaged in F"),
-    Flag("ddim_steps",        20,      2,   None,    "DDIM steps of a sample"),
+    Flag("bare",            0.05,  None, None, (0, 1),       "share of bare names, text->image"),
+    Flag("gamma",         "auto",  None, None, (0, 1e6),     "weight of F; auto: validation"),
+    Flag("omega",            5.0,   0.0, None, (-1, 100),    "guidance, MT Eq. 4; 0 is none"),
+    Flag("K",                 16,  None,    4, (1, 4096),    "samples averaged in F"),
+    Flag("ddim_steps",        20,     2, None, (1, 1000),    "DDIM steps of a sample"),
 ]
 # fmt: on
 
@@ -76,12 +76,13 @@ def parse(argv=None):
     known(args.dataset, TRANSLATOR_SETS)
     resolve(args, FLAGS, "translator")
     if args.gamma != "auto":
-        args.gamma = positive("--gamma", args.gamma)
-    check(args, "steps batch width ema lr clip K ddim_steps".split(), "p bare dropout ema".split())
-    if args.layers < 2:
-        raise RunError(f"--layers {args.layers}: at least 2 are needed")
-    if args.recon_steps < 1:
-        raise RunError(f"--recon-steps {args.recon_steps}: at least 1 is needed")
+        args.gamma = number("--gamma", args.gamma, 0, 1e6)
+    if args.ddim_steps > args.T or args.recon_steps > args.T:
+        raise RunError(f"--ddim-steps and --recon-steps are at most --T, {args.T}")
+    if args.lam1 == args.lam2 == 0:
+        raise RunError("--lam1 and --lam2 are both 0: nothing would be trained")
+    if args.objective == "joint" and args.lam1 == 0:
+        raise RunError("--lam1 0 leaves M untrained: with it say --objective residual")
     return args
 
 

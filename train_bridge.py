@@ -25,7 +25,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import evaluate_bridge
-from arguments import BRIDGE_SETS, Flag, check, known, resolve, shared_parser
+from arguments import BRIDGE_SETS, Flag, known, resolve, shared_parser
 from bridge_networks import DESIGNS
 from checkpoints import RunFolder
 from data_pairs import PAIRS
@@ -41,40 +41,40 @@ LOSSES = ("L_bridge", "L_pred", "L_infoNCE")
 # The paper's column is LD's release where the poster is silent.
 # fmt: off
 FLAGS = [
-    #    name            the paper   glyphs  --quick   what it is
-    Flag("steps",         200_000,    4000,    600,    "training steps, of both sides together",
+    #    name                   paper glyphs quick limits        what it is
+    Flag("steps",            200_000,  4000,  600, (1, 1e9),     "training steps, of both sides",
          sets={"glyph-solids": 6000, "glyph-names": 1000, "glyph-faces": 2000}),
-    Flag("batch",              64,    None,   None,    "pairs a step, over all processes",
+    Flag("batch",                 64,  None, None, (1, 1e6),     "pairs a step, over all processes",
          sets={"glyph-solids": 32}),
-    Flag("lr",               1e-4,    4e-3,   None,    "AdamW's learning rate of the denoiser"),
-    Flag("lr_modality",      1e-4,    5e-3,   None,    "the same of E_x, E_y, D_x"),
-    Flag("cosine",          False,    True,   None,    "100 steps of warm-up, then a cosine to 0"),
-    Flag("weight_decay",     1e-2,    None,   None,    "AdamW's weight decay"),
-    Flag("clip",              1.0,    None,   None,    "limit of the gradient's norm"),
-    Flag("ema",            0.9999,   0.995,   0.98,    "decay of the averaged weights, those used"),
-    Flag("procedure", "iterative",    None,   None,    "how the two sides are trained",
+    Flag("lr",                  1e-4,  4e-3, None, (1e-8, 10),   "learning rate of the denoiser"),
+    Flag("lr_modality",         1e-4,  5e-3, None, (1e-8, 10),   "the same of E_x, E_y, D_x"),
+    Flag("cosine",             False,  True, None, None,         "warm-up, then a cosine to 0"),
+    Flag("weight_decay",        1e-2,  None, None, (0, 10),      "AdamW's weight decay"),
+    Flag("clip",                 1.0,  None, None, (1e-6, 1e9),  "limit of the gradient's norm"),
+    Flag("ema",               0.9999, 0.995, 0.98, (0, 0.99999), "decay of the averaged weights"),
+    Flag("procedure",    "iterative",  None, None, None,         "how the two sides are trained",
          choices=("iterative", "end-to-end", "two-step")),
-    Flag("ratio",               1,       2,   None,    "iterative: the bridge's turns to one other",
+    Flag("ratio",                  1,     2, None, (1, 1000),    "bridge turns to one other",
          sets={"glyph-solids": 1}),
-    Flag("loss",           "pred",    None,   None,    "L_pred, or L_rec: plain autoencoders",
+    Flag("loss",              "pred",  None, None, None,         "L_pred, or L_rec",
          choices=("pred", "rec")),
-    Flag("w_pred",            3.0,    None,   None,    "weight of L_pred or L_rec; LD 1"),
-    Flag("w_nce",            0.05,    None,   None,    "weight of L_infoNCE; LD 1"),
-    Flag("tau",              0.07,    None,   None,    "its temperature; LD's poster 0.5"),
-    Flag("p_T",               0.1,    None,   None,    "share of the rows that are at t = T"),
-    Flag("design",         "mask",    None,   None,    "the denoiser: a row of LD's ablation",
+    Flag("w_pred",               3.0,  None, None, (0, 1e6),     "weight of L_pred, L_rec; LD 1"),
+    Flag("w_nce",               0.05,  None, None, (0, 1e6),     "weight of L_infoNCE; LD 1"),
+    Flag("tau",                 0.07,  None, None, (1e-3, 1e3),  "its temperature; LD 0.5"),
+    Flag("p_T",                  0.1,  None, None, (0, 1),       "share of rows at t = T"),
+    Flag("design",            "mask",  None, None, None,         "the denoiser, of LD.s ablation",
          choices=DESIGNS),
-    Flag("data_space",      False,    None,   None,    "no E and D: a bridge of pixels, DDBM"),
-    Flag("kernel",           "vp",    None,   None,    "the bridge's schedule; LD's release ve",
+    Flag("data_space",         False,  None, None, None,         "a bridge of pixels, DDBM"),
+    Flag("kernel",              "vp",  None, None, None,         "the schedule; LD: ve",
          choices=("vp", "ve")),
-    Flag("tokens",             64,      16,   None,    "N, tokens of a latent"),
-    Flag("dim",                64,      32,   None,    "D, numbers in a token"),
-    Flag("width",             256,      96,   None,    "hidden width of the denoiser"),
-    Flag("layers",              6,       2,   None,    "encoder blocks, and decoder blocks"),
-    Flag("heads",               8,       2,   None,    "its attention heads"),
-    Flag("conv",              256,      96,   None,    "channels of the modality models",
+    Flag("tokens",                64,    16, None, (1, 4096),    "N, tokens of a latent"),
+    Flag("dim",                   64,    32, None, (2, 4096),    "D, numbers in a token"),
+    Flag("width",                256,    96, None, (8, 16384),   "hidden width of the denoiser"),
+    Flag("layers",                 6,     2, None, (1, 200),     "blocks a side"),
+    Flag("heads",                  8,     2, None, (1, 256),     "its attention heads"),
+    Flag("conv",                 256,    96, None, (8, 8192),    "channels of the modality models",
          sets={"glyph-solids": 128}),
-    Flag("poses",               4,    None,   None,    "glyph-solids: training poses a letter"),
+    Flag("poses",                  4,  None, None, (1, 1000),    "training poses a letter"),
 ]
 # fmt: on
 
@@ -85,13 +85,11 @@ def parse(argv=None):
     args = parser.parse_args(argv)
     known(args.dataset, BRIDGE_SETS)
     resolve(args, FLAGS, "bridge")
-    numbers = "steps batch width ema lr clip ratio tau lr_modality tokens dim heads conv size poses"
-    check(args, numbers.split(), "p_T ema".split())
     # GroupNorm has eight groups, and each attention head takes an equal part of the width.
-    if args.width % args.heads or args.width % 8 or args.conv % 8 or args.layers < 1:
-        raise RunError("--width and --conv are multiples of 8, --width of --heads; --layers >= 1")
-    if args.w_pred < 0 or args.w_nce < 0 or (args.procedure == "two-step" and args.steps < 2):
-        raise RunError("--w-pred and --w-nce are not negative; two steps need --steps 2")
+    if args.width % args.heads or args.width % 8 or args.conv % 8:
+        raise RunError("--width and --conv are multiples of 8, --width of --heads")
+    if args.procedure == "two-step" and args.steps < 2:
+        raise RunError("--procedure two-step needs at least --steps 2")
     return args
 
 

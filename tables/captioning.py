@@ -59,11 +59,11 @@ from tqdm import tqdm
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate
 import metrics
-from data import DataError
-from encoders import EncoderError, fixed_sample, reason
+from encoders import fixed_sample, reason
+from errors import EncoderError, run_script
 from pictures import show_image
 from pretrained import load_hf
-from runs import RunError, load_if_same, save_checkpoint
+from runs import load_if_same, save_checkpoint
 from scores import print_scores, write_json
 
 MAX_TOKENS = 64  # of a caption, EOS included; those of COCO have about ten words, a name six
@@ -499,7 +499,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (RunError, DataError, EncoderError, ValueError, OSError) as error:
-        sys.exit(f"tables/captioning.py: {error}")
+    run_script("tables/captioning.py", main)

@@ -32,11 +32,11 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate
 import train
-from data import NAMES, DataError
+from data import NAMES
 from devices import usable
-from encoders import EncoderError
+from errors import run_script
 from latents import DIRECTIONS
-from runs import RunError, TranslatorRun, trained_run
+from runs import TranslatorRun, trained_run
 from scores import spread, write_json
 
 # {encoder of images, of texts: (Sim_img, Sim_txt)} on COCO. MT's column heads are swapped: it has
@@ -133,7 +133,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (RunError, DataError, EncoderError, ValueError, OSError) as error:
-        sys.exit(f"tables/encoder_pairs.py: {error}")
+    run_script("tables/encoder_pairs.py", main)

@@ -33,11 +33,10 @@ import evaluate_bridge
 import train_bridge
 from bridge_networks import kind_of
 from bridge_scores import DIGITS, NOTES, BridgeTestSet, print_bridge_scores
-from data import DataError
 from devices import usable
-from encoders import EncoderError
+from errors import run_script
 from evaluate_bridge import BridgeEvaluation, limit_of, trade_off
-from runs import BridgeRun, RunError, trained_run
+from runs import BridgeRun, trained_run
 from scores import spread, write_json
 
 
@@ -280,7 +279,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (RunError, DataError, EncoderError, ValueError, OSError) as error:
-        sys.exit(f"tables/lddbm.py: {error}")
+    run_script("tables/lddbm.py", main)

@@ -48,12 +48,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import metrics
-from data import NAMES, DataError, load
+from data import NAMES, load
 from devices import usable
-from encoders import SIDE, EncoderError, fixed_sample, reason
+from encoders import SIDE, fixed_sample, reason
+from errors import EncoderError, run_script
 from latents import MAY_BE_BROKEN, batches, read_or_error, say, write_json
 from metrics import ranks, recall_at_k
-from runs import RunError, warmup_cosine
+from runs import warmup_cosine
 from scores import print_scores
 
 # open_clip's description of a model: transformers of 3 and 2 layers, a picture as 16 patches.
@@ -354,9 +355,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (RunError, DataError, EncoderError, ValueError, OSError) as error:
-        sys.exit(f"tables/small_clip.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("tables/small_clip.py: stopped, nothing was written")
+    run_script("tables/small_clip.py", main, "stopped, nothing was written")

@@ -56,11 +56,11 @@ from tqdm import tqdm
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate
 import metrics
-from data import DataError
-from encoders import EncoderError, fixed_sample, reason, thumbnail
+from encoders import fixed_sample, reason, thumbnail
+from errors import EncoderError, run_script
 from pictures import NO_DECODER, pictures
 from pretrained import hub, missing_weights
-from runs import RunError, cpu_randn, load_if_same, save_checkpoint
+from runs import cpu_randn, load_if_same, save_checkpoint
 from scores import print_scores, write_json
 
 # --------------------------------------------------------------------------------------------------
@@ -373,7 +373,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (RunError, DataError, EncoderError, ValueError, OSError) as error:
-        sys.exit(f"tables/text_to_image.py: {error}")
+    run_script("tables/text_to_image.py", main)

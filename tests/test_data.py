@@ -16,7 +16,7 @@ import data
 import data_files
 import glyphs
 from data import load
-from glyphs import DataError
+from errors import DataError
 
 SPLITS = ("train", "val", "test")
 RED = (250, 10, 20)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from encoders import EncoderError
+from errors import EncoderError
 from glyphs import Strings
 from tables import captioning
 from tables.captioning import captioner_from_state, fit_captioner, make_captioner, noise_level

@@ -15,7 +15,7 @@ import encoders
 import evaluate
 import runs
 import train
-from encoders import EncoderError
+from errors import EncoderError
 from latents import Latents
 from tables import captioning, encoder_pairs, small_clip, text_to_image
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import encoders
-from encoders import EncoderError, from_state, make
+from encoders import from_state, make
+from errors import EncoderError
 from glyphs import FACES, draw_glyphs
 from latents import encode
 

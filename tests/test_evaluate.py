@@ -27,8 +27,8 @@ import runs
 import scores
 import train
 from ddim_translator import Translator, gamma_star
+from errors import DataError, RunError
 from latents import DIRECTIONS, Latents
-from runs import RunError
 from scores import TestSet
 
 KEYS = "task direction method cosine centred_cosine unrelated_cosine r1 r5 r10 pool seed".split()
@@ -657,7 +657,7 @@ def test_broken_checkpoints_are_refused_and_not_unpickled(tmp_path):
     }
     for name, write in contents.items():
         write()
-        with pytest.raises((runs.RunError, RunError), match="model.pt") as e:
+        with pytest.raises((RunError, RunError), match="model.pt") as e:
             evaluate.main([str(tmp_path)])
         assert "\n" not in str(e.value), name
     assert not (tmp_path / "trap").exists()
@@ -829,5 +829,5 @@ def test_another_data_set_gets_its_own_rows(glyphs):
     assert [r for r in new if r["task"] != "similarity glyphs-stix"] == before
     assert len(new) > len(before)
     not_blank(os.path.join(folder, "retrieval-glyphs-stix.png"))
-    with pytest.raises(glyphs.DataError, match="image_latents"):
+    with pytest.raises(DataError, match="image_latents"):
         evaluate.main([folder, "--on", "latents"])

@@ -25,9 +25,10 @@ import reproduce
 import runs
 import train_bridge
 from bridge_scores import BridgeTestSet
+from errors import RunError
 from evaluate_bridge import BridgeEvaluation
 from latents import DIRECTIONS, Latents
-from runs import BridgeRun, RunError
+from runs import BridgeRun
 from tables import lddbm
 
 SMALL = "--width 16 --heads 2 --layers 1 --tokens 4 --dim 8 --conv 16 --steps 6".split()

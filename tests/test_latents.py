@@ -12,7 +12,8 @@ from test_encoders import pictures
 import encoders
 import latents
 from data import load
-from encoders import EncoderError, make
+from encoders import make
+from errors import EncoderError
 from glyphs import Split
 from latents import encode
 

@@ -14,7 +14,8 @@ import data_pairs
 import glyphs
 from data import load
 from data_pairs import load_pairs
-from glyphs import DataError, silhouettes, visual_hull
+from errors import DataError
+from glyphs import silhouettes, visual_hull
 
 SPLITS = ("train", "val", "test")
 

@@ -14,7 +14,8 @@ from PIL import Image
 from test_encoders import WORDS, error_of, pictures, saved
 
 import pretrained
-from encoders import EncoderError, from_state, make
+from encoders import from_state, make
+from errors import EncoderError
 
 # --------------------------------------------------------------------------------------------------
 # CLIP

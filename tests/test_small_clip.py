@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import encoders
-from devices import DeviceError
-from encoders import EncoderError, make
+from encoders import make
+from errors import DeviceError, EncoderError
 from glyphs import Split
 from tables import small_clip
 from tables.small_clip import fit_clip

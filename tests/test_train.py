@@ -18,8 +18,7 @@ import torch
 import latents
 import runs
 import train
-from encoders import EncoderError
-from glyphs import DataError
+from errors import DataError, EncoderError, RunError
 
 ROOT = Path(train.__file__).parent
 
@@ -200,7 +199,7 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoint(flags, tmp_path, monke
         return c, z * float("nan") if step >= 7 else z, noise
 
     monkeypatch.setattr(train, "draw_batch", poisoned)
-    with pytest.raises(runs.RunError, match=r"step 10: the loss of text->image is nan.*--lr"):
+    with pytest.raises(RunError, match=r"step 10: the loss of text->image is nan.*--lr"):
         train.main(flags())
     assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 5
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
@@ -232,7 +231,7 @@ def test_bad_checkpoint_is_one_line(tmp_path, what):
     elif what == "truncated":
         torch.save({"step": torch.zeros(1000)}, path)
         path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(runs.RunError, match=re.escape(str(path))) as error:
+    with pytest.raises(RunError, match=re.escape(str(path))) as error:
         runs.load_checkpoint(str(path))
     assert "\n" not in str(error.value)
 
@@ -240,9 +239,9 @@ def test_bad_checkpoint_is_one_line(tmp_path, what):
 def test_resume_refuses_other_settings(flags, tmp_path):
     """Otherwise half a run is trained with one learning rate and half with another."""
     train.main(flags())
-    with pytest.raises(runs.RunError, match=r"--lr was 0\.0001, now 0\.5"):
+    with pytest.raises(RunError, match=r"--lr was 0\.0001, now 0\.5"):
         train.main(flags("--resume --lr 0.5"))
-    with pytest.raises(runs.RunError, match="--overwrite replaces"):
+    with pytest.raises(RunError, match="--overwrite replaces"):
         train.main(flags())
     assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 12
 
@@ -265,7 +264,7 @@ def test_resume_refuses_other_settings(flags, tmp_path):
 )
 def test_wrong_flags_are_one_clear_line(flags, tmp_path, wrong, says):
     """Otherwise a slip in the command ends in a traceback, or in another run than asked."""
-    errors = (runs.RunError, DataError, EncoderError, ValueError)
+    errors = (RunError, DataError, EncoderError, ValueError)
     with pytest.raises(errors, match=re.escape(says)):
         train.main(flags(wrong))
     assert not (tmp_path / "run").exists()

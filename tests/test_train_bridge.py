@@ -21,7 +21,7 @@ import pictures
 import runs
 import train
 import train_bridge
-from glyphs import DataError
+from errors import DataError, RunError
 from latents import DIRECTIONS
 
 CPU = torch.device("cpu")
@@ -260,7 +260,7 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoint(flags, tmp_path, monke
         return y * float("nan") if step >= 7 else y, x, noise
 
     monkeypatch.setattr(train_bridge, "draw_batch", poisoned)
-    with pytest.raises(runs.RunError, match=r"step 10: the loss of y->x is nan.*--lr"):
+    with pytest.raises(RunError, match=r"step 10: the loss of y->x is nan.*--lr"):
         train_bridge.main(flags())
     assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 5
     assert all(v.isfinite().all() for v in flat(saved(tmp_path / "run")).values())
@@ -269,9 +269,9 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoint(flags, tmp_path, monke
 def test_resume_refuses_other_settings(flags, tmp_path):
     """Otherwise half a run is trained with one temperature and half with another."""
     train_bridge.main(flags())
-    with pytest.raises(runs.RunError, match=r"--tau was 0\.07, now 0\.5"):
+    with pytest.raises(RunError, match=r"--tau was 0\.07, now 0\.5"):
         train_bridge.main(flags("--resume --tau 0.5"))
-    with pytest.raises(runs.RunError, match="--overwrite replaces"):
+    with pytest.raises(RunError, match="--overwrite replaces"):
         train_bridge.main(flags())
     assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["args"]["tau"] == 0.07
 
@@ -324,7 +324,7 @@ def test_data_space_runs(flags, files, tmp_path):
 )
 def test_wrong_flags_are_one_clear_line(flags, tmp_path, wrong, says):
     """Otherwise a slip in the command ends in a traceback, or in another run than asked."""
-    with pytest.raises((runs.RunError, DataError, ValueError)) as error:
+    with pytest.raises((RunError, DataError, ValueError)) as error:
         train_bridge.main(flags(wrong))
     assert says in str(error.value)
     assert "folder" in says or "\n" not in str(error.value)  # a missing set shows its tree
@@ -334,7 +334,7 @@ def test_wrong_flags_are_one_clear_line(flags, tmp_path, wrong, says):
 def test_flags_of_the_bridge_do_not_reach_the_translator(capsys):
     """Otherwise they are ignored in silence."""
     for name in ("glyph-sr", "glyph-names", "pairs"):
-        with pytest.raises(runs.RunError, match=f"{name} has .* they are for train_bridge.py"):
+        with pytest.raises(RunError, match=f"{name} has .* they are for train_bridge.py"):
             train.parse(["--dataset", name])
     for script, flag in ((train, "--procedure two-step"), (train_bridge, "--gamma 2")):
         with pytest.raises(SystemExit):

@@ -35,8 +35,7 @@ from matplotlib.figure import Figure  # draws without a display
 
 import runs
 import scores
-from data import DataError
-from encoders import EncoderError
+from errors import DataError, EncoderError
 from latents import DIRECTIONS
 
 NEEDS = "needs a condition"
