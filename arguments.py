@@ -79,6 +79,7 @@ class Flag(NamedTuple):
 
 def add(group, flag):
     """Tell argparse of one Flag. None stands for "not typed": `resolve` fills it in."""
+    # Yes or no; one of a few words; a number of the type that its default has.
     how = {"default": None, "help": f"{flag.help} {flag.told()}"}
     if isinstance(flag.paper, bool):
         how["action"] = argparse.BooleanOptionalAction  # --cosine and --no-cosine
@@ -100,6 +101,7 @@ def shared_parser(description, datasets, flags):
         epilog="Numbers in brackets are defaults: the paper's, then those of the embedded sets. "
         "The values of a run are printed when it starts.",
     )
+    # Groups are headings in --help, nothing more.
     data = parser.add_argument_group("data").add_argument
     data("--dataset", default=datasets[0], help=f"{', '.join(datasets)} (default {datasets[0]})")
     data("--data-dir", help="folder of the data set; nothing is downloaded into it")
@@ -147,6 +149,7 @@ def resolve(args, flags, model):
 
     RunError for numbers outside of their limits, and for flags that this run would ignore."""
     given = [name for name, value in vars(args).items() if value not in (None, False)]
+    # What was typed is there already; the rest comes from the flag's row.
     for flag in flags:
         if getattr(args, flag.name) is None:
             setattr(args, flag.name, flag.default(args.dataset, args.quick))
@@ -198,11 +201,12 @@ def check_used(args, given):
 
     given: names of the flags that were typed. Ignored in silence, such a flag lets somebody believe
     in a comparison that was none."""
-    only = {name: sets for names, sets in ONLY_FOR for name in names.split()}
-    for name in given:
-        if name in only and args.dataset not in only[name]:
-            sets = ", ".join(only[name])
-            raise RunError(f"--{dashes(name)} is for {sets}; --dataset {args.dataset} ignores it")
+    for names, sets in ONLY_FOR:
+        for name in set(names.split()) & set(given):
+            if args.dataset not in sets:
+                told = f"is for {', '.join(sets)}; --dataset {args.dataset} ignores it"
+                raise RunError(f"--{dashes(name)} {told}")
+    # Embedded sets lie in no folder, and what is made of arrays needs no frozen encoder.
     files = args.dataset not in EMBEDDED
     if "data_dir" in given and not files:
         raise RunError(f"--data-dir: {args.dataset} is embedded, it has no folder")

@@ -83,10 +83,12 @@ def read_run(folder):
 
 def checked(path, saved):
     """The checkpoint, if it has all that a run consists of; RunError names what it lacks."""
+    # Every part that is used later, with its type: a file of another program has other ones.
     parts = {"model": str, "step": int, "args": dict, "encoders": dict, "learners": dict}
     for name, kind in parts.items():
         if not isinstance(saved, dict) or not isinstance(saved.get(name), kind):
             raise RunError(f"{path}: not a checkpoint of train.py or train_bridge.py: no {name!r}")
+    # The arguments that the networks are built from again.
     args, model = saved["args"], saved["model"]
     lacking = [name for name in [*SHAPES.get(model, ["model"]), "steps"] if name not in args]
     if lacking:
@@ -112,6 +114,7 @@ def averaged_weights(path, state):
     """The state dict of the averaged weights, the ones that are used, from a learner's state.
 
     RunError where there are none, or where one is NaN: then nothing can be evaluated."""
+    # AveragedModel puts "module." before the names of the network it averages, and adds a counter.
     weights = {}
     for name, value in state["ema"].items():
         if name.startswith("module."):
@@ -281,6 +284,8 @@ class RunFolder:
     def write_log(self, done, lr):
         """One row a direction: means over the steps since the last row. RunError on NaN or Inf."""
         seconds, count = time.time() - self.clock, done - self.since
+        # Sums are kept on the device and read once in 50 steps: every look at a GPU's number waits
+        # until the GPU has finished.
         rows = []
         for learner in self.learners:
             means = (learner.sums.cpu() / learner.counts.clamp(min=1)).tolist()
@@ -312,6 +317,7 @@ def trained_run(script, argv, device):
 
     Trained now, gone on with, or there already. A run of other settings in that folder is of an
     earlier try: it is trained again."""
+    # The tables that call this compare several trainings: a second call should find them all.
     args = script.parse([*argv, "--device", str(device)])
     path = os.path.join(args.out, "model.pt")
     if os.path.exists(path):

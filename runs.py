@@ -41,6 +41,7 @@ def source_of(args):
 
 def data_options(args):
     """{option: value} of the flags that only this data set knows."""
+    # Loaders take few options: a flag that this one has no use for must not reach it.
     if args.dataset == "celeba":
         return {"allow_train": args.celeba_train}
     if args.dataset == "latents":
@@ -58,6 +59,7 @@ def data_options(args):
 
 def load_encoders(args, device, train_split):
     """{"image": Encoder, "text": Encoder}; PCA and TF-IDF are fitted on the training split."""
+    # Only the training split may be looked at: a PCA that has seen test images would know them.
     image = encoders.make(
         args.image_encoder,
         "image",
@@ -128,6 +130,7 @@ class LatentPairs(NamedTuple):
 def bridge_pairs(args, split, E_image=None, E_text=None):
     """{direction: Pairs} of a split; latents go both ways, all other pairs from y to x."""
     options = data_options(args)
+    # Arrays go one way: a small picture can be made of a large one without any learning.
     if args.dataset in PAIRS:
         return {"y->x": load_pairs(args.dataset, args.data_dir, split, **options)}
     found = data.load(source_of(args), args.data_dir, split, **options)
@@ -137,6 +140,7 @@ def bridge_pairs(args, split, E_image=None, E_text=None):
 
 def make_bridge(args, y_shape, x_shape):
     """The Bridge that the arguments describe, untrained."""
+    # The shapes decide about the modality models, the arguments about all else.
     return Bridge(
         y_shape,
         x_shape,
@@ -160,6 +164,7 @@ def make_bridge(args, y_shape, x_shape):
 
 def step_seed(seed, direction, step):
     """A different number for every seed, direction and step, as long as step is below a billion."""
+    # Two directions for each seed, and far enough apart that no step reaches the next one's.
     backwards = direction == "image->text"
     return (2 * seed + backwards) * 1_000_000_007 + step
 
@@ -258,6 +263,7 @@ class TranslatorRun:
         Raises RunError where the run has no encoder for it, or its widths are other ones."""
         args, options = self.args, {}
         name = dataset or args.dataset
+        # Its own data: with the options of its training, perhaps moved to another folder.
         if name == args.dataset:
             data_dir = data_dir or args.data_dir
             options = data_options(args)
@@ -265,6 +271,7 @@ class TranslatorRun:
             raise RunError(f"{self.folder} was trained on latents: no encoder for {name}")
         found = data.load(name, data_dir, split, **options)
         latents = encode_split(found, self.E_image, self.E_text, args.cache_dir)
+        # Vectors of somebody else's encoder may have another width: say so before a product fails.
         widths, ours = latents.dims("text->image"), self.dims["text->image"]
         if widths != ours:
             raise RunError(
@@ -276,6 +283,7 @@ class TranslatorRun:
         """(c M, F(c)), the two terms of Eq. 5 in scaled units, for raw c (N, h1).
 
         `how` overrides the run's own steps, omega, K (see Translator.terms)."""
+        # The run's own numbers, as in its tables, unless the caller sweeps over one of them.
         args, net = self.args, self.translators[direction]
         settings = {"steps": args.ddim_steps, "omega": args.omega, "K": args.K}
         settings |= {"randn": cpu_randn(seed)} | how
@@ -307,8 +315,10 @@ class BridgeRun:
             raise RunError(f"{folder} is a {saved['model']}, a bridge is needed here")
         if not saved.get("finished"):
             raise RunError(f"{folder}: training has not ended; go on with train_bridge.py --resume")
+        # The arguments describe the network; the folder of its data may have moved.
         self.args = argparse.Namespace(**saved["args"])
         self.args.data_dir = data_dir or self.args.data_dir
+        # Only latents have encoders; a bridge between arrays has none.
         self.encoders = {}
         for modality, state in saved["encoders"].items():
             self.encoders[modality] = encoders.from_state(state, device=device, download=download)

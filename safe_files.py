@@ -60,6 +60,7 @@ class Lock:
         if fcntl is None:
             return self
         os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+        # Five looks a second cost nothing, and the line is printed once.
         waiting = False
         while not self.take():
             if not self.wait:

@@ -73,6 +73,7 @@ def parse(argv=None):
     """The arguments of a run, every default filled in. RunError for values that cannot be."""
     parser = shared_parser("Train MT's translator.", TRANSLATOR_SETS, FLAGS)
     args = parser.parse_args(argv)
+    # A name of the other script gets a better answer than "no such set".
     known(args.dataset, TRANSLATOR_SETS)
     resolve(args, FLAGS, "translator")
     if args.gamma != "auto":
