@@ -37,8 +37,9 @@ from data import DataError
 from devices import usable
 from encoders import EncoderError
 from evaluate_bridge import BridgeEvaluation, limit_of, trade_off
+from latents import write_json
 from runs import BridgeRun, RunError, trained_run
-from scores import spread, write_json
+from scores import spread
 
 
 class Variant(NamedTuple):
