@@ -35,9 +35,9 @@ import train
 from data import NAMES, DataError
 from devices import usable
 from encoders import EncoderError
-from latents import DIRECTIONS
+from latents import DIRECTIONS, write_json
 from runs import RunError, TranslatorRun, trained_run
-from scores import spread, write_json
+from scores import spread
 
 # {encoder of images, of texts: (Sim_img, Sim_txt)} on COCO. MT's column heads are swapped: it has
 # CLIP under "text" where the text encoder is BERT.

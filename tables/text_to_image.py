@@ -58,10 +58,11 @@ import evaluate
 import metrics
 from data import DataError
 from encoders import EncoderError, fixed_sample, reason, thumbnail
+from latents import write_json
 from pictures import NO_DECODER, pictures
 from pretrained import hub, missing_weights
 from runs import RunError, cpu_randn, load_if_same, save_checkpoint
-from scores import print_scores, write_json
+from scores import print_scores
 
 # --------------------------------------------------------------------------------------------------
 # A decoder for CLIP latents
