@@ -6,6 +6,7 @@ Of evaluate_bridge.py, bridge_scores.py, tables/lddbm.py and reproduce.py."""
 import itertools
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,7 +66,10 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "load_pairs", lambda name, *a, **k: PAIRS[name])
     both = {d: runs.LatentPairs(LATENTS, d) for d in DIRECTIONS}
     real = runs.bridge_pairs
-    fake = lambda a, *rest: both if a.dataset == "glyph-names" else real(a, *rest)
+
+    def fake(args, *rest):
+        return both if args.dataset == "glyph-names" else real(args, *rest)
+
     monkeypatch.setattr(runs, "bridge_pairs", fake)
 
     def run(dataset, finished=True, seed=0):
@@ -118,7 +122,10 @@ def test_quality_of_images_is_what_it_says(make):
     chosen = np.sort(np.random.default_rng(0).permutation(13)[:7])
     y, x = (torch.from_numpy(a) for a in PAIRS["glyph-sr"].of(chosen))
     true = x.numpy() / 127.5 - 1
-    draw = lambda s, n=3: net.sample(y, n, randn=runs.cpu_randn(s))[0].clamp(-1, 1)
+
+    def draw(seed, n=3):
+        return net.sample(y, n, randn=runs.cpu_randn(seed))[0].clamp(-1, 1)
+
     for seed in (0, 1):
         assert value(rows, "ours", "psnr", seed) == pytest.approx(psnr(draw(seed).numpy(), true))
     eight = torch.stack([draw(s) for s in range(8)])
@@ -196,9 +203,10 @@ def test_the_companions(make, monkeypatch, capsys, dataset, names):
 
     monkeypatch.setattr(lddbm, "trained_run", learn)
     run = BridgeRun(folder, CPU)
-    runs_of = lambda *flags: list(
-        BridgeEvaluation(run, evaluate_bridge.parse([folder, *flags])).runs
-    )
+
+    def runs_of(*flags):
+        return list(BridgeEvaluation(run, evaluate_bridge.parse([folder, *flags])).runs)
+
     assert runs_of() == ["ours"] and f"python reproduce.py {folder}" in capsys.readouterr().out
     lddbm.train_companions(run)
     assert list(trained) == [f"{folder}/{name}" for name in names]
@@ -269,7 +277,10 @@ def test_the_nearest_voxels_are_seen():
     """Solids are drawn from behind, upside down, or with what is hidden."""
     high, low, near = np.zeros((3, 32, 32, 32), bool)
     high[2:6, 14:18, 14:18] = low[26:30, 14:18, 14:18] = near[2:6, 14:18, 4:8] = True
-    top = lambda solid: np.argwhere(pictures.depth_map(solid) > 0)[0].tolist()
+
+    def top(solid):
+        return np.argwhere(pictures.depth_map(solid) > 0)[0].tolist()
+
     assert top(high) == [2, 14] and top(low) == [26, 14]
     assert 0 < pictures.depth_map(high).max() < pictures.depth_map(near).max() <= 1
     assert np.array_equal(pictures.depth_map(high | near), pictures.depth_map(near))
@@ -365,8 +376,9 @@ def test_reproduce_makes_all_of_a_run(make, monkeypatch):
     folder, done = make("glyph-sr"), []
     monkeypatch.setattr(lddbm, "train_companions", lambda run: done.append("companions"))
     for name in evaluate_bridge.BRIDGE_TASKS:
-        task = lambda evaluation, name=name: done.append(name)
-        monkeypatch.setitem(evaluate_bridge.BRIDGE_TASKS, name, task)
+        monkeypatch.setitem(
+            evaluate_bridge.BRIDGE_TASKS, name, partial(lambda n, _: done.append(n), name)
+        )
     reproduce.main([folder])
     assert done == ["companions", "quality", "trade-off", "samples", "tsne"]
     done.clear()
