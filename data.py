@@ -73,19 +73,12 @@ def split_from_rows(name, split, root, tops, rows, sources):
     # Captions lose line breaks and double blanks; empty ones go.
     rows = [(file, " ".join(text.split())) for file, text in rows if text.strip()]
     files = list(dict.fromkeys(file for file, _ in rows))  # each once, in the order of the rows
+    folder = folder_of(name, root, tops, files) if files else ""
 
-    folder = ""
-    if files:
-        for top in tops:
-            folder = os.path.join(root, top)
-            if any(os.path.isfile(os.path.join(folder, file)) for file in files[:100]):
-                break
-        else:
-            raise missing_data(name, root, f"no image {files[0]}")
-
+    # Caption j is that of row j; its image is found by its file.
     number = {file: i for i, file in enumerate(files)}
-    owner = np.array([number[file] for file, _ in rows], np.int64)  # the image of each caption
-    pairs = np.stack([owner, np.arange(len(rows))], axis=1)
+    image_of = np.array([number[file] for file, _ in rows], np.int64)
+    pairs = np.stack([image_of, np.arange(len(rows))], axis=1)  # (P, 2)
     return Split(
         picture_folder(folder, Strings(files)),
         Strings(text for _, text in rows),
@@ -93,6 +86,15 @@ def split_from_rows(name, split, root, tops, rows, sources):
         np.zeros(len(rows), bool),
         digest(name, split, files, file_stamps(sources)),
     )
+
+
+def folder_of(name, root, tops, files):
+    """The first of the folders root/top that has one of the first hundred files."""
+    for top in tops:
+        folder = os.path.join(root, top)
+        if any(os.path.isfile(os.path.join(folder, file)) for file in files[:100]):
+            return folder
+    raise missing_data(name, root, f"no image {files[0]}")
 
 
 def rows_of_split(rows, ids, cuts, split, where):
@@ -117,11 +119,13 @@ def coco(root, split):
     year = 2014 if glob("captions_*2014.json", root_dir=annotations) else 2017
     folder = f"{'val' if split == 'test' else 'train'}{year}"
     path = os.path.join(annotations, f"captions_{folder}.json")
+    # Who puts Karpathy's file there wants his split.
     if os.path.isfile(karpathy):
         path = karpathy
     if not os.path.isfile(path):
         raise missing_data("coco", root, f"no {path}")
 
+    # A file cut short is no JSON (ValueError); another JSON has none of these keys.
     try:
         with open(path, encoding="utf-8") as f:
             table = json.load(f)
@@ -135,7 +139,10 @@ def coco(root, split):
 
 
 def official_rows(table, folder, split, path):
-    """[(file, caption), ...] of a table with "images" {id, file_name} and "annotations"."""
+    """[(file, caption), ...] of the split, from COCO's own JSON.
+
+    {"images": [{"id": 9, "file_name": "COCO_train2014_000000000009.jpg"}, ...],
+     "annotations": [{"image_id": 9, "caption": "Closeup of bins of food ..."}, ...]}"""
     files = {}
     for image in table["images"]:
         files[image["id"]] = os.path.join(folder, image["file_name"])
@@ -143,11 +150,13 @@ def official_rows(table, folder, split, path):
     rows = [(files[row["image_id"]], row["caption"]) for row in captions]
     if split == "test":
         return rows
-    ids = [row["image_id"] for row in captions]  # all captions of an image go the same way
+    # By the image's id: all captions of an image go the same way.
+    ids = [row["image_id"] for row in captions]
     return rows_of_split(rows, ids, [0.98], split, path)
 
 
 def karpathy_rows(table, split):
+    """The same from Karpathy's JSON, where each image brings its sentences and its split."""
     rows = []
     for image in table["images"]:
         # "restval": what he left over of val2014, and trains on.
@@ -178,6 +187,7 @@ def celeba(root, split, allow_train=False):
             part_of = dict(line.split() for line in g)  # {"000001.jpg": "0", ...}
         if len(table) != count:
             raise ValueError(f"{len(table)} rows, not {count}")
+        # `strict` refuses a row with fewer signs than names: a file that was cut short.
         for line in table:
             file, *signs = line.split()
             has = [name for name, sign in zip(names, signs, strict=True) if sign == "1"]
@@ -216,6 +226,8 @@ def cifar10(root, split):
     if not os.path.isfile(classes):
         why = "no batches.meta.txt; the pickled version is never read"
         raise missing_data("cifar10", root, why)
+
+    # A file of the wrong length would shift every record after it.
     batches = ["test_batch"] if split == "test" else [f"data_batch_{k}" for k in range(1, 6)]
     files = [os.path.join(top, f"{name}.bin") for name in batches]
     for path in files:
@@ -276,9 +288,12 @@ def captions(root, split):
             rows.append((row[1], text))
         elif line.strip() and (number > 1 or "." in line):  # else it is a header, `image,caption`
             raise DataError(f"{path} line {number}: expected `image,caption` on one line")
+
+    # By the image's name: all captions of an image go the same way.
     ids = name_ids(image for image, _ in rows)
     rows = rows_of_split(rows, ids, [0.90, 0.95], split, path)
 
+    # In which of the folders the pictures are is found out later; their stamps are taken here.
     tops = ("", "Images", "images", "flickr30k_images")
     sources = [path]
     for top in tops:
@@ -293,7 +308,8 @@ def captions(root, split):
 def latents(root, split, image_latents=None, text_latents=None, groups=None):
     """Paired vectors computed elsewhere: row i of image_latents (N, h1) and text_latents (N, h2).
 
-    Rows with equal ids in `groups` (N,) are all positives of each other, and split together.
+    Rows with equal ids in `groups` (N,) are all positives of each other, and split together: give
+    the five captions of one photo, in five rows, the same id. Without, every row is on its own.
     90 / 5 / 5 % by a hash of the group, or of the row. Paths are relative to root, if any. Raises
     DataError: unreadable, not 2-D, not floats, unequal lengths, NaN or inf."""
     if image_latents is None or text_latents is None:
@@ -308,8 +324,9 @@ def latents(root, split, image_latents=None, text_latents=None, groups=None):
     check_numbers(a, paths[0])
     check_numbers(b, paths[1])
 
+    # Row i of this split is row index[i] of the files, which stay on disk.
     part = split_by_hash(ids, [0.90, 0.95], paths[0])
-    index = np.flatnonzero(part == SPLITS[split])  # row of this split -> row of the files
+    index = np.flatnonzero(part == SPLITS[split])
 
     def read_a(i):
         return np.array(a[index[i]], np.float32)  # a copy: the file cannot be written through it
@@ -355,6 +372,7 @@ def mates(ids, where):
         raise DataError(f"{where}: over 100 M pairs of equal ids; use ids of finer groups")
     if count.max(initial=1) == 1:
         return np.stack([order, order], axis=1)
+    # Within a group of rows 0, 2: each (0, 0, 2, 2) with each (0, 2, 0, 2).
     groups = np.split(order, np.cumsum(count)[:-1])
     pairs = [np.stack([np.repeat(g, len(g)), np.tile(g, len(g))], axis=1) for g in groups]
     return np.concatenate(pairs)

@@ -84,6 +84,7 @@ def handbags(root, split, size=64):
         photo = image.crop((height, 0, width, height))
         return channels_first(edges, size), channels_first(photo, size)
 
+    # The official parts are called train and val, and val is what papers test on.
     if split == "test":
         files = find_pictures(root, "val/*")
         part = [SPLITS["test"]] * len(files)
@@ -141,6 +142,7 @@ def shapenet(root, split, views=4, size=64):
         y = np.stack([read_rendering(path, size) for path in paths[:-1]])
         return y, read_binvox(paths[-1])
 
+    # The same MODEL in two trees: its 24 pictures in one, its voxels in the other.
     renderings = os.path.join(root, "ShapeNetRendering")
     voxels = os.path.join(root, "ShapeNetVox32")
     items, models = [], []
@@ -165,6 +167,7 @@ def read_array_or_picture(path):
     if not path.lower().endswith((".npy", ".npz")):
         return channels_first(read_image(path, path))
     array = load_array(path)
+    # Networks compute in float32. What it cannot hold would be inf, and then NaN, in every weight.
     if array.dtype.kind == "f":
         if not fits_float32(array).all():
             raise DataError(f"{path}: holds NaN, inf or numbers over 3e38")
@@ -181,6 +184,7 @@ def files_by_stem(top):
     kinds = (".png", ".jpg", ".jpeg", ".npy", ".npz")
     files = [file for file in sorted(os.listdir(top)) if file.lower().endswith(kinds)]
     found = {os.path.splitext(file)[0]: os.path.join(top, file) for file in files}
+    # 7.png and 7.jpg: which of them is meant?
     if len(found) < len(files):
         raise DataError(f"{top}: two files of one stem among {', '.join(files[:4])} ...")
     return found
@@ -198,6 +202,7 @@ def folders(root, split, source_dir=None, target_dir=None):
     target = os.path.join(root or "", os.path.expanduser(target_dir or "target"))
     y, x = files_by_stem(source), files_by_stem(target)
     stems = [stem for stem in y if stem in x]
+    # Two files of each folder show why: "a_src.png" and "a_tgt.png" have no stem in common.
     if not stems:
         some_y = ", ".join(list(y.values())[:2]) or "no file"
         some_x = ", ".join(list(x.values())[:2]) or "no file"
@@ -254,6 +259,7 @@ def lazy_pairs(name, split, items, part, make, options):
     def name_x(i):
         return items[rows[i]][-1]
 
+    # `both` compares with these; they are read at once, so that a wrong folder is told at once.
     first_y, first_x = read(items[0])
     y = Lazy(len(rows), read_y, name_y)
     x = Lazy(len(rows), read_x, name_x)
@@ -307,6 +313,7 @@ def sheet(item):
         item = np.concatenate(item, axis=-1)  # (V, C, H, W) -> (C, H, V W)
     if item.ndim < 2:
         return np.atleast_2d(item)  # a vector, as a row
+    # Of three axes, the first has 1 or 3 channels in a picture, and more layers in a volume.
     if item.ndim == 3 and len(item) not in (1, 3):
         return np.hstack([item.max(2), item.max(1)])
     return item if item.ndim == 2 else item.transpose(1, 2, 0).squeeze()
