@@ -29,13 +29,13 @@ classes; `small_judge` trains a small one on the run's own images. The scores by
 FID grows as the number of images N falls: a covariance that is estimated from N images has errors,
 and every difference of two Gaussians counts as distance. Two halves of the real glyphs, whose true
 distance is 0, have FID 0.27 at 1,159 images each, and 0.61 at half of them ("fid_half"). So FIDs of
-different N cannot be compared. For the same reason captions are taken from one half of the test
-pairs, and the real images of FID from the other. Then the real images of the first half have a FID
-too, as drawings have: the floor that a perfect method would reach.
+different N cannot be compared, and 0 is not what the best method would reach. That is why the
+captions are those of one half of the test pairs and the real images of FID those of the other half:
+the first half's real images get a FID too, and it is the floor.
 
-Map      karlo                               a decoder for CLIP latents
-         judge, inception, small_judge       features and class probabilities of images
-         r_precision, scores_of, text_to_image   the table
+Map      karlo                           a decoder for CLIP latents
+         judge, inception, small_judge   features and class probabilities of images
+         text_to_image, scores_of        the table
 Letters  N images   d features
 """
 
@@ -298,16 +298,16 @@ def judge_drawings(evaluation, rows, features_of):
     run, net = evaluation.run, evaluation.run.translators["text->image"]
     c, z = evaluation.latents.of("text->image", rows)
 
-    def judged(z_hat):
-        return features_of(evaluation.decode(z_hat))
+    def judged(image_latents):
+        return features_of(evaluation.decode(image_latents))
 
     # 20 steps at least: two, glyphs' default, are enough for the mean of samples, not for a sample.
     steps = max(20, run.args.ddim_steps)
     samples = []
     for seed in evaluation.seeds:
-        randn = cpu_randn(seed)
-        z_hat = net.sample(c.to(run.device), randn=randn, steps=steps, omega=run.args.omega)
-        samples.append(judged(z_hat.cpu()))
+        how = dict(randn=cpu_randn(seed), steps=steps, omega=run.args.omega)
+        sample = net.sample(c.to(run.device), **how)  # (N, h2)
+        samples.append(judged(sample.cpu()))
 
     ridge = evaluation.baselines["text->image"].answers["ridge"]
     return {
