@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [  # a file may import from lower floors, and from earlier ones of its own
     ["metrics", "ddim_translator", "bridge_networks", "glyphs", "devices"],
     ["latent_bridge", "data_files", "data_cc3m", "data_pairs", "data"],
-    ["encoders", "latents"],
+    ["pretrained", "encoders", "latents"],
     ["runs", "arguments"],
     ["baselines", "scores", "bridge_scores", "pictures"],
     ["evaluate", "evaluate_bridge"],
