@@ -63,7 +63,7 @@ MUTANTS = [
     ("bare names as targets", "runs.py", 'args.bare if direction == "text->image" else 0.0', "args.bare", "test_train.py"),
     ("ties count for us", "metrics.py", "(s >= best)", "(s > best)", "test_evaluate.py"),
     ("other positives compete", "metrics.py", "s[right] = -torch.inf", "pass", "test_evaluate.py"),
-    ("truncated cache is used", "latents.py", 'done["crc32"] == checksum', "True or checksum", "test_latents.py"),
+    ("truncated cache is used", "latents.py", 'record["crc32"] == checksum', "True or checksum", "test_latents.py"),
     ("checksum of the first megabyte", "latents.py", "while block := f.read", "if block := f.read", "test_latents.py"),
     ("broken images kept", "latents.py", "~np.isin(split.pairs[:, 0], broken)", "np.isin(split.pairs[:, 0], split.pairs[:, 0])", "test_latents.py"),
     ("faces on both sides of the split", "glyphs.py", 'uniforms("glyphs", 0, int(code))', 'uniforms("glyphs", 0, int(code), len(codes))', "test_data.py"),
