@@ -637,7 +637,10 @@ def test_cifar10_labels_and_splits(cifar):
     for split in (train, val, test):
         assert list(split.captions) == [f"a picture of a {name}" for name in CLASSES]
         assert (split.pairs[:, 0] == np.arange(len(split.images))).all() and not split.bare.any()
-    label = lambda split, i: split.pairs[i, 1]
+
+    def label(split, i):
+        return split.pairs[i, 1]
+
     assert [label(test, i) for i in (0, 1, 9_999)] == [0, 1, 9]
     assert [label(train, i) for i in (0, 1, 9_999, 10_000, 10_001)] == [1, 2, 0, 2, 3]
     assert label(val, 4_999) == (9_999 + 5) % 10 and label(val, 0) == 0
