@@ -207,12 +207,15 @@ class Baselines:
     trained   which of "knn" and "mlp" are wanted: they are slow"""
 
     def __init__(self, run, direction, latents, validation, trained=("knn", "mlp")):
+        # Full pairs only: a bare caption fits twelve images, and as a target of eleven of them
+        # it would be wrong.
         rows = latents.full[fixed_sample(len(latents.full), MOST_PAIRS)]
         c, z = latents.of(direction, rows)
         self.mean = z.mean(0)
         self.answers = {"mean": self.constant}
         c_val, z_val = validation.of(direction, validation.full)
         self.answers["ridge"] = ridge(c, z, c_val, z_val)
+        # Vectors of two widths have no cosine.
         h1, h2 = run.dims[direction]
         if h1 == h2:
             self.answers["identity"] = identity

@@ -59,7 +59,7 @@ import metrics
 from data import DataError
 from encoders import EncoderError, fixed_sample, reason, thumbnail
 from latents import write_json
-from pictures import NO_DECODER, pictures
+from pictures import NO_DECODER, drawn_captions
 from pretrained import hub, missing_weights
 from runs import RunError, cpu_randn, load_if_same, save_checkpoint
 from scores import print_scores
@@ -313,7 +313,7 @@ def judge_drawings(evaluation, rows, features_of):
     return {
         "ours, a sample": samples,
         "ridge": [judged(ridge(c))],
-        "image of the nearest caption": [judged(evaluation.nearest("text->image", c))],
+        "image of the nearest caption": [judged(evaluation.nearest_targets("text->image", c))],
         # What the decoder alone loses: its drawing of the true latent.
         "real, through the decoder": [judged(z)],
         "real": [features_of(real_images(evaluation, rows))],
@@ -369,7 +369,7 @@ def main(argv=None):
         # Karlo takes the decoder's place; its drawings are worth a picture, MT's Fig. 3a itself.
         run = evaluation.run
         evaluation.decode = karlo(args.karlo, run.E_image, run.device, args.download)
-        pictures(evaluation)
+        drawn_captions(evaluation)
     text_to_image(evaluation)
 
 

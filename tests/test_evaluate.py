@@ -1,5 +1,6 @@
 """metrics, scores, baselines, evaluate: every number, from hand-solved cases to whole runs."""
 
+import functools
 import itertools
 import json
 import math
@@ -59,14 +60,20 @@ def ranks_by_loops(q, g, positives, length=np.linalg.norm, pick=np.argmax, tie=1
 def grade_ranks(q, g, positives):
     """The ranks; Mistake, with a likely one's name, unless metrics.ranks agrees."""
     q, g = torch.as_tensor(q), torch.as_tensor(g)
-    slow = lambda **mistake: ranks_by_loops(q, g, positives, **mistake)
-    want, first, one = slow(), lambda s: 0, lambda x: 1.0
+    slow = functools.partial(ranks_by_loops, q, g, positives)
+    want = slow()
     mistakes = {
         "a tie counts for the query: so a model that answers 0 has R@1 = 1": slow(tie=0),
         "other right answers compete: only wrong items do": slow(alone=1),
-        "only the first right answer is looked at: the most similar one counts": slow(pick=first),
-        "only the first right answer is looked at, the others compete": slow(pick=first, alone=1),
-        "this is the dot product: a long row of the gallery is no better answer": slow(length=one),
+        "only the first right answer is looked at: the most similar one counts": slow(
+            pick=lambda s: 0
+        ),
+        "only the first right answer is looked at, the others compete": slow(
+            pick=lambda s: 0, alone=1
+        ),
+        "this is the dot product: a long row of the gallery is no better answer": slow(
+            length=lambda x: 1.0
+        ),
         "ranks start at 0: the first place is rank 1": [n - 1 for n in want],
         "the right answer competes with itself: rank 1 is one too high": [n + 1 for n in want],
         "upside down: the most similar item has rank 1": slow(sign=-1),
@@ -160,7 +167,7 @@ def test_the_best_of_several_positives_counts():
     assert grade_ranks(queries[:2], twins, [[1, 3], [2, 1, 3]]) == [1, 1]
     for right in ([[0], []], [[], [0]]):
         none = "a query without a right answer has no rank: raise a ValueError"
-        refuses(lambda: metrics.ranks(queries[:2], gallery, right), none)
+        refuses(functools.partial(metrics.ranks, queries[:2], gallery, right), none)
 
 
 @graded("chance_recall")
@@ -248,8 +255,10 @@ def test_bad_input_raises_value_error(call):
 def test_gamma_star_is_the_best_gamma():
     """The closed form is not the maximum that a search finds, or it adds an F that is no help."""
     draw = np.random.default_rng(0)
-    unit = lambda x: x / np.linalg.norm(x)
-    tensor = lambda *x: [torch.tensor(v[None], dtype=torch.float32) for v in x]
+
+    def unit(x):
+        return x / np.linalg.norm(x)
+
     helped = 0
     for _ in range(300):
         cM, F, z = draw.normal(size=7) * draw.uniform(0.2, 5), unit(draw.normal(size=7)), None
@@ -259,7 +268,8 @@ def test_gamma_star_is_the_best_gamma():
         grid = np.append(np.geomspace(1e-3, 1e5, 4000), 0)
         cosines = (cM + grid[:, None] * F) @ z
         cosines /= np.linalg.norm(cM + grid[:, None] * F, axis=1) * np.linalg.norm(z)
-        gamma = gamma_star(*tensor(cM, F, z))
+        rows = [torch.tensor(x[None], dtype=torch.float32) for x in (cM, F, z)]
+        gamma = gamma_star(*rows)
         at_gamma = unit(cM + gamma * F) @ unit(z)
         if (unit(cM) @ unit(z)) > (F @ unit(z)) * (unit(cM) @ F) + 2e-3:  # else all of it is F
             assert at_gamma == pytest.approx(cosines.max(), abs=1e-3)
@@ -385,8 +395,7 @@ def test_ridge_is_the_closed_form_at_the_best_lambda():
         for lam in 10.0 ** np.arange(-2, 4):
             x, y = (c - c.mean(0)).double(), (z - z.mean(0)).double()
             W = torch.linalg.solve(x.T @ x + lam * torch.eye(8), x.T @ y).float()
-            fits.append(lambda c, W=W: (c - x_mean) @ W + z.mean(0))
-        x_mean = c.mean(0)
+            fits.append(lambda new, W=W: (new - c.mean(0)) @ W + z.mean(0))
         scores = [metrics.cosine(f(validation[0]), validation[1]) for f in fits]
         chosen.append(int(np.argmax(scores)))
         answer = baselines.ridge(c, z, *validation)
@@ -409,8 +418,8 @@ def test_noise_keeps_a_third_of_the_cosine():
     """The Lafite row is not 1/4 signal and 3/4 noise: its cosine is 0.25 / sqrt(0.625) of c's."""
     z = normal(2000, 512)
     c = 3 * z + 3 * normal(2000, 512, seed=1)
-    cosines = lambda x: torch.cosine_similarity(x, z)
-    gap = cosines(baselines.lafite_noise(c, 5)) - 0.3162 * cosines(c)
+    noisy = torch.cosine_similarity(baselines.lafite_noise(c, 5), z)
+    gap = noisy - 0.3162 * torch.cosine_similarity(c, z)
     assert abs(gap.mean()) < 5 * gap.std() / 2000**0.5
     assert not torch.equal(baselines.lafite_noise(c, 5), baselines.lafite_noise(c, 6))
 
@@ -471,7 +480,11 @@ def test_mlp_is_trained_again_only_when_it_must(toy, monkeypatch):
     """An old baseline is compared with a new run, or every call trains for minutes."""
     run, latents = toy(3)
     steps, real = [], baselines.draw_batch
-    spy = lambda latents, d, step, a: steps.append(step) or real(latents, d, step, a)
+
+    def spy(latents, direction, step, args):
+        steps.append(step)
+        return real(latents, direction, step, args)
+
     monkeypatch.setattr(baselines, "draw_batch", spy)
     torch.manual_seed(123)
     first = baselines.mlp_regression(run, latents, "image->text")(normal(5, 6))
@@ -570,8 +583,12 @@ def test_every_method_and_direction_has_its_rows(evaluated):
     check(rows["similarity"], ["ours", "mean", "ridge", "knn", "mlp"], ["ours"])
     both = ["ddim only", "both, gamma 1", "both"]
     check(rows["ablation"], ["projection only", *both], both)
-    of = lambda task, method: [r["cosine"] for r in rows[task] if r["method"] == method]
-    assert of("ablation", "both") == of("similarity", "ours") != of("ablation", "ddim only")
+
+    def cosines(task, method):
+        return [r["cosine"] for r in rows[task] if r["method"] == method]
+
+    ours = cosines("similarity", "ours")
+    assert cosines("ablation", "both") == ours != cosines("ablation", "ddim only")
     assert not any(rows[task] for task in rows if task not in ("similarity", "ablation"))
     _, latents = runs.TranslatorRun(evaluated, torch.device("cpu")).latents("test")
     assert {r["pool"] for r in table(evaluated)} == {len(latents.image)}
@@ -702,19 +719,27 @@ GLYPHS = "--image-encoder pca:8 --text-encoder tfidf:8 --steps 5 --width 16 --la
 def glyph_run(tmp_path_factory):
     """(folder of an evaluated run, {picture: its figure}); the tiny data set stays in place."""
     top = tmp_path_factory.mktemp("glyphs")
-    third = lambda codes: np.where(codes % 25 == 0, codes // 25 % 3, 3)
+    figures, save, looks = {}, evaluate.Evaluation.figure, []
+
+    def third(codes):
+        return np.where(codes % 25 == 0, codes // 25 % 3, 3)
+
+    def few(split, faces):
+        return glyphs.draw_glyphs(split, dict(list(faces.items())[:3]))
+
+    def keep(evaluation, fig, name):
+        figures[name] = fig
+        save(evaluation, fig, name)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(glyphs, "split_of_character", third)
-        few = lambda split, faces: glyphs.draw_glyphs(split, dict(list(faces.items())[:3]))
         patch.setattr(data, "draw_glyphs", few)
         where = ["--out", str(top / "run"), "--cache-dir", str(top / "cache"), "--device", "cpu"]
-        figures, save, looks = {}, evaluate.Evaluation.figure, []
         with pytest.MonkeyPatch.context() as quick:  # axes are slow: once is enough
             for task in ("retrieval", "pictures"):
                 quick.setitem(evaluate.TASKS, task, lambda _, task=task: looks.append(task))
             train.main([*GLYPHS.split(), *where, "--K", "2"])
         assert looks == ["retrieval", "pictures"]
-        keep = lambda self, fig, name: figures.update({name: fig}) or save(self, fig, name)
         patch.setattr(evaluate.Evaluation, "figure", keep)
         evaluate.main([str(top / "run"), "--pool", "50"])
         yield str(top / "run"), figures
