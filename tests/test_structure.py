@@ -85,7 +85,8 @@ try:
     runpy.run_path({script!r}, run_name="__main__")
 except SystemExit as stop:
     assert stop.code in (0, None), stop.code
-files = [getattr(m, "__file__", None) for m in list(sys.modules.values())]
+mains = ("__main__", "__mp_main__")  # the script itself; multiprocessing keeps a second name for it
+files = [getattr(m, "__file__", None) for n, m in list(sys.modules.items()) if n not in mains]
 ours = [f for f in files if f and f.startswith({root!r}) and "site-packages" not in f]
 assert {script!r} not in ours, "the script was loaded again under its name"
 assert len(ours) == len(set(ours)), ours
