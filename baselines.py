@@ -40,10 +40,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import metrics
+from checkpoints import MAY_CHANGE, load_if_same, save_checkpoint
 from ddim_translator import EpsTheta
 from encoders import fixed_sample
 from glyphs import digest
-from runs import MAY_CHANGE, draw_batch, learning_rate, load_if_same, save_checkpoint
+from runs import draw_batch, learning_rate
 
 # What ridge tries, from hardly any to strong. The best depends on N, h1 and the scale of c.
 LAMBDAS = 10.0 ** np.arange(-2, 4)
@@ -207,12 +208,15 @@ class Baselines:
     trained   which of "knn" and "mlp" are wanted: they are slow"""
 
     def __init__(self, run, direction, latents, validation, trained=("knn", "mlp")):
+        # Full pairs only: a bare caption fits twelve images, and as a target of eleven of them
+        # it would be wrong.
         rows = latents.full[fixed_sample(len(latents.full), MOST_PAIRS)]
         c, z = latents.of(direction, rows)
         self.mean = z.mean(0)
         self.answers = {"mean": self.constant}
         c_val, z_val = validation.of(direction, validation.full)
         self.answers["ridge"] = ridge(c, z, c_val, z_val)
+        # Vectors of two widths have no cosine.
         h1, h2 = run.dims[direction]
         if h1 == h2:
             self.answers["identity"] = identity

@@ -48,7 +48,7 @@ def zero_init(layer):
     return layer
 
 
-def two_layers(width):
+def make_mlp(width):
     """The MLP of a block; it works on each token alone. Four times wider inside is the custom."""
     hidden = 4 * width
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
@@ -114,7 +114,7 @@ class EncoderBlock(nn.Module):
         self.norm_1 = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.norm_2 = nn.LayerNorm(width)
-        self.mlp = two_layers(width)
+        self.mlp = make_mlp(width)
 
     def forward(self, h):
         x = self.norm_1(h)
@@ -133,8 +133,9 @@ class DecoderBlock(nn.Module):
     At little noise a block has to work differently than at much. DiT's adaLN-zero: LayerNorm has no
     scale and shift of its own; they are computed from t, and so is a gate:
         h + gate f(norm(h) (1 + scale) + shift)
-    The layer that computes them starts at 0. So every gate is 0 at first, self-attention and MLP
-    add nothing, and each opens as far as it proves useful. A deep network starts out gently so."""
+    The layer that computes them starts at 0. So every gate is closed at first: self-attention and
+    MLP add nothing, and each gate opens as far as it proves useful. That makes a deep network easy
+    to train."""
 
     def __init__(self, width, heads, cross=False):
         super().__init__()
@@ -143,7 +144,7 @@ class DecoderBlock(nn.Module):
         self.cross = Attention(width, heads) if cross else None
         self.norm_cross = nn.LayerNorm(width) if cross else None
         self.norm_2 = nn.LayerNorm(width, elementwise_affine=False)
-        self.mlp = two_layers(width)
+        self.mlp = make_mlp(width)
         self.ada = zero_init(nn.Linear(width, 6 * width))
 
     def forward(self, h, emb, memory):
@@ -201,8 +202,8 @@ class Denoiser(nn.Module):
             DecoderBlock(width, heads, cross) for _ in range(decoder_layers)
         )
         self.norm_memory = nn.LayerNorm(width) if cross else None
-        # The last layer is adaLN-zero, too. It starts at 0: what that means for the estimate of
-        # z_0, Bridge.precondition says.
+        # The end is adaLN-zero, too, and the output of a new network 0: the estimate of z_0 is then
+        # c_skip z_t, the best that a multiple of z_t can do (Bridge.precondition).
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.ada = zero_init(nn.Linear(width, 2 * width))
         self.last = zero_init(nn.Linear(width, D))
@@ -221,6 +222,7 @@ class Denoiser(nn.Module):
         return self.norm_memory(h)
 
     def forward(self, z, c_noise, memory):
+        # Sinusoids of the time, of many wavelengths (see ddim_translator.py), and an MLP on them.
         emb = self.time(time_embedding(c_noise, self.width))  # (B, W)
 
         # The decoder's tokens: those of z_t, and then the masks.
@@ -272,15 +274,15 @@ class UNet(nn.Module):
         emb = fn.silu(self.time(time_embedding(c_noise, self.width)))
         h = torch.cat([z, memory], dim=2)  # (B, N, 2D)
         h = h.transpose(1, 2).unflatten(2, (self.side, self.side))  # (B, 2D, side, side)
-        top = self.told(self.first(h), emb, stage=0)  # (B, W, side, side)
-        h = self.told(self.down(top), emb, stage=1)  # (B, 2W, side/2, side/2)
-        h = self.told(self.mid(h), emb, stage=2)
+        top = self.activate(self.first(h), emb, stage=0)  # (B, W, side, side)
+        h = self.activate(self.down(top), emb, stage=1)  # (B, 2W, side/2, side/2)
+        h = self.activate(self.mid(h), emb, stage=2)
         h = torch.cat([self.up(h), top], dim=1)  # (B, 2W, side, side)
-        h = self.told(self.skip(h), emb, stage=3)
+        h = self.activate(self.skip(h), emb, stage=3)
         return self.last(h).flatten(2).transpose(1, 2)  # (B, N, D)
 
-    def told(self, h, emb, stage):
-        """Normalised, told the time, and through the nonlinearity."""
+    def activate(self, h, emb, stage):
+        """What follows each convolution: the norm, the time added to each channel, SiLU."""
         return fn.silu(self.norms[stage](h) + self.from_t[stage](emb)[:, :, None, None])
 
 

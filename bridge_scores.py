@@ -99,7 +99,9 @@ class BridgeTestSet:
     # -- methods and their predictions
 
     def sampler(self, run, seed=0, n=1, **settings):
-        """The method "mean of n samples of `run`"; settings: see Bridge.sample."""
+        """The method "mean of n samples of `run`"; settings: see Bridge.sample.
+
+        A seed gives a pair the same noise in every run, if their latents are of one shape."""
         bridge = run.bridges[self.direction]
         randn = cpu_randn(seed)
 

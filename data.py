@@ -1,5 +1,33 @@
 """
-data.py
+data.py: images with captions, from official layouts on disk, or from your own folder.
+
+    from data import load
+    split = load("coco", "~/coco", "train")     -> glyphs.Split: images, captions, pairs, bare, key
+
+What comes out looks the same whatever the set, so that the rest of the code does not care. What
+differs is who describes what, who decides on train, val and test, and what has to stay in memory:
+
+    set             pairs of                        val                    test
+    glyphs          characters and names            5 % of characters      5 % of characters
+    glyphs-stix     the same in another family      those of glyphs        those of glyphs
+    coco            a photo and 5 to 7 sentences    2 % of official train  official val
+    cc3m            a picture and its alt text      1 % of train           official validation
+    celeba          a face and its attributes       official               official
+    cifar10         a picture and its class         5,000 of train         official
+    captions        your photos and sentences       5 % of photos          5 % of photos
+    latents         two rows of numbers             5 % of rows            5 % of rows
+
+Pictures stay on disk until they are read, each time anew. The frozen encoders read each once.
+
+Map      load              the function that other files call
+         LOADERS           name -> loader: coco, celeba, cifar10, captions, latents are here, cc3m
+                           is in data_cc3m.py; data_files.TREES says what each of them expects
+         split_from_rows   [(file, caption), ...] -> Split, for coco, celeba and captions
+         main              counts, and a picture
+Letters  N images, L captions, P pairs, i an image, j a caption
+Try      python data.py                   counts of the embedded set, and a picture of it
+         python data.py coco ~/coco       the same for a data set on your disk
+         python data.py glyph-solids      the same for pairs (data_pairs.py)
 """
 
 import argparse
@@ -7,46 +35,65 @@ import json
 import os
 import re
 import textwrap
-import zlib
-from array import array
 from glob import glob
-from itertools import compress
 
 import numpy as np
 
+from data_cc3m import cc3m
 from data_files import (
-    TREES,
     file_stamps,
+    fits_float32,
+    load_array,
     missing_data,
-    open_array,
+    name_ids,
     picture_folder,
-    read_image,
     split_by_hash,
 )
 from data_pairs import PAIRS, load_pairs, save_pairs
 from errors import DataError, run_script
 from glyphs import FACES, SPLITS, STIX, Images, Lazy, Split, Strings, digest, draw_glyphs
 
-NAMES = "glyphs glyphs-stix coco cc3m celeba cifar10 captions latents".split()
 
+def split_from_rows(name, split, root, tops, rows, sources):
+    """Split of rows [(relative path, caption), ...]; an image has as many captions as rows.
 
-def listed(name, split, root, tops, rows, sources):
-    """Split of rows [(relative path, caption), ...]; pictures in one of the folders root/top."""
+    tops     folders below root where the pictures may be: the first with one of them is taken
+    sources  the files whose change makes the rows, or their latents, out of date"""
+    # Captions lose line breaks and double blanks; empty ones go.
     rows = [(file, " ".join(text.split())) for file, text in rows if text.strip()]
-    files = list(dict.fromkeys(file for file, _ in rows))
-    there = lambda top: any(os.path.isfile(os.path.join(root, top, file)) for file in files[:100])
-    tops = [os.path.join(root, top) for top in tops if there(top)]
-    if files and not tops:
-        raise missing_data(name, root, f"no image {files[0]}")
+    files = list(dict.fromkeys(file for file, _ in rows))  # each once, in the order of the rows
+    folder = folder_of(name, root, tops, files) if files else ""
+
+    # Caption j is that of row j; its image is found by its file.
     number = {file: i for i, file in enumerate(files)}
-    owner = np.array([number[file] for file, _ in rows], np.int64)
-    images, texts = (
-        picture_folder(tops[0] if tops else "", Strings(files)),
-        Strings(t for _, t in rows),
+    image_of = np.array([number[file] for file, _ in rows], np.int64)
+    pairs = np.stack([image_of, np.arange(len(rows))], axis=1)  # (P, 2)
+    return Split(
+        picture_folder(folder, Strings(files)),
+        Strings(text for _, text in rows),
+        pairs,
+        np.zeros(len(rows), bool),
+        digest(name, split, files, file_stamps(sources)),
     )
-    pairs = np.stack([owner, np.arange(len(rows))], 1)
-    key = digest(name, split, files, file_stamps(sources))
-    return Split(images, texts, pairs, np.zeros(len(rows), bool), key)
+
+
+def folder_of(name, root, tops, files):
+    """The first of the folders root/top that has one of the first hundred files."""
+    for top in tops:
+        folder = os.path.join(root, top)
+        if any(os.path.isfile(os.path.join(folder, file)) for file in files[:100]):
+            return folder
+    raise missing_data(name, root, f"no image {files[0]}")
+
+
+def rows_of_split(rows, ids, cuts, split, where):
+    """Those of the rows whose ids fall into the split; see data_files.split_by_hash."""
+    part = split_by_hash(ids, cuts, where)
+    return [row for row, number in zip(rows, part, strict=True) if number == SPLITS[split]]
+
+
+# --------------------------------------------------------------------------------------------------
+# COCO
 
 
 def coco(root, split):
@@ -55,121 +102,61 @@ def coco(root, split):
     test = the official val images; val = 2 % of the official train images, taken out of train. Or
     Karpathy's split, if ROOT/dataset_coco.json is there: not comparable, for his val and test are
     5,000 images each of val2014, and he trains on the rest of it."""
-    path = os.path.join(root, "dataset_coco.json")
-    karpathy = os.path.isfile(path)
-    if not karpathy:
-        notes = os.path.join(root, "annotations")
-        # one year for all splits: train2017 has images of val2014 in it
-        year = 2014 if glob("captions_*2014.json", root_dir=notes) else 2017
-        top = f"{'val' if split == 'test' else 'train'}{year}"
-        path = os.path.join(notes, f"captions_{top}.json")
+    karpathy = os.path.join(root, "dataset_coco.json")
+    annotations = os.path.join(root, "annotations")
+    # One year for all three splits: train2017 contains images of val2014.
+    year = 2014 if glob("captions_*2014.json", root_dir=annotations) else 2017
+    folder = f"{'val' if split == 'test' else 'train'}{year}"
+    path = os.path.join(annotations, f"captions_{folder}.json")
+    # Who puts Karpathy's file there wants his split.
+    if os.path.isfile(karpathy):
+        path = karpathy
     if not os.path.isfile(path):
         raise missing_data("coco", root, f"no {path}")
-    rows = []
+
+    # A file cut short is no JSON (ValueError); another JSON has none of these keys.
     try:
         with open(path, encoding="utf-8") as f:
             table = json.load(f)
-        if karpathy:
-            for image in table["images"]:
-                if image["split"].replace("restval", "train") == split:
-                    file = os.path.join(image["filepath"], image["filename"])
-                    rows += [(file, sentence["raw"]) for sentence in image["sentences"]]
+        if path == karpathy:
+            rows = karpathy_rows(table, split)
         else:
-            files = {
-                image["id"]: os.path.join(top, image["file_name"]) for image in table["images"]
-            }
-            ids = [row["image_id"] for row in table["annotations"]]
-            rows = [(files[row["image_id"]], row["caption"]) for row in table["annotations"]]
-            if split != "test":
-                rows = compress(rows, split_by_hash(ids, [0.98], path) == SPLITS[split])
+            rows = official_rows(table, folder, split, path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not the official annotations ({error!r})") from error
-    return listed("coco", split, root, ("", "images"), rows, [path])
+    return split_from_rows("coco", split, root, ("", "images"), rows, [path])
 
 
-def cc3m(root, split):
-    """Conceptual Captions: shards of images and texts, or a table of captions and local files.
+def official_rows(table, folder, split, path):
+    """[(file, caption), ...] of the split, from COCO's own JSON.
 
-    test = the official validation part; val = 1 % of train. Only byte positions stay in memory."""
-    part = "validation" if split == "test" else "train"
-    tars = glob("*.tar", root_dir=root) + glob("*/*.tar", root_dir=root)
-    files = sorted(f for f in tars if part in f)
-    scan = scan_tar if files else scan_table
-    if not files:  # the last: X_output.csv, which gather_cc.py makes of X.tsv, sorts after it
-        table = "Train_GCC-training" if part == "train" else "Validation_GCC-1.1.0-Validation"
-        files = sorted(glob(table + "*.[ct]sv", root_dir=root))[-1:]
-    if not files:
-        raise missing_data("cc3m", root, f"no {part} part")
-    files = [os.path.join(root, f) for f in files]
-    rows = np.concatenate([np.insert(scan(path), 0, k, axis=1) for k, path in enumerate(files)])
-    if split != "test":
-        rows = rows[split_by_hash(rows[:, 1], [0.99], root) == SPLITS[split]]
-
-    def piece(i, column):
-        file, offset, size = rows[i, [0, column, column + 1]]
-        with open(files[file], "rb") as f:  # anew: threads must not share a position
-            f.seek(offset)
-            return f.read(size)
-
-    text = lambda i, column: piece(i, column).decode("utf-8", "replace").strip()
-    name = lambda i: f"{files[rows[i, 0]]} at byte {rows[i, 2]}"
-    images = Lazy(len(rows), lambda i: read_image(piece(i, 2), name(i)), name)
-    if scan is scan_table:  # then the piece is a path
-        images = picture_folder(root, Lazy(len(rows), lambda i: text(i, 2)))
-    captions, pairs = Lazy(len(rows), lambda i: text(i, 4)), np.arange(len(rows))[:, None]
-    key = digest("cc3m", split, file_stamps(files))
-    return Split(images, captions, np.repeat(pairs, 2, axis=1), np.zeros(len(rows), bool), key)
+    {"images": [{"id": 9, "file_name": "COCO_train2014_000000000009.jpg"}, ...],
+     "annotations": [{"image_id": 9, "caption": "Closeup of bins of food ..."}, ...]}"""
+    files = {}
+    for image in table["images"]:
+        files[image["id"]] = os.path.join(folder, image["file_name"])
+    captions = table["annotations"]
+    rows = [(files[row["image_id"]], row["caption"]) for row in captions]
+    if split == "test":
+        return rows
+    # By the image's id: all captions of an image go the same way.
+    ids = [row["image_id"] for row in captions]
+    return rows_of_split(rows, ids, [0.98], split, path)
 
 
-def scan_table(path):
-    """(n, 5) int64: hash of the image path, its offset and size, offset and size of the caption."""
-    rows, start = array("q"), 0  # 8 bytes a number, unlike a list
-    with open(path, "rb") as f:
-        for number, line in enumerate(f, 1):
-            caption, tab, file = line.rstrip().rpartition(b"\t")
-            if file.startswith(b"http"):
-                raise DataError(f"{path} lists web addresses, not files:{TREES['cc3m']}")
-            if file and not tab:
-                raise DataError(f"{path} line {number}: no tab; expected `caption TAB path`")
-            if file and (caption, file) != (b"title", b"filepath"):
-                at = start + len(caption) + 1
-                rows.extend((zlib.crc32(file), at, len(file), start, len(caption)))
-            start += len(line)
-    return np.frombuffer(rows, np.int64).reshape(-1, 5)
+def karpathy_rows(table, split):
+    """The same from Karpathy's JSON, where each image brings its sentences and its split."""
+    rows = []
+    for image in table["images"]:
+        # "restval": what he left over of val2014, and trains on.
+        if image["split"].replace("restval", "train") == split:
+            file = os.path.join(image["filepath"], image["filename"])
+            rows += [(file, sentence["raw"]) for sentence in image["sentences"]]
+    return rows
 
 
-def scan_tar(path):
-    """(n, 5) int64: hash of KEY, offset and size of KEY.jpg, offset and size of KEY.txt.
-
-    Walks the 512-byte headers and seeks over the contents: `tarfile` builds an object for each."""
-    rows, at, image, text = array("q"), 0, None, None
-    with open(path, "rb") as f:
-        while len(head := f.read(512)) == 512:
-            if not head[0]:  # an empty block ends a tar
-                return np.frombuffer(rows, np.int64).reshape(-1, 5)
-            digits = head[124:136].strip(b"\0 ")
-            if head[257:262] != b"ustar" or not digits.isdigit():
-                raise DataError(f"{path}: byte {at} is no header of an uncompressed tar file")
-            size = int(digits, 8)
-            if head[156] in b"0\0":  # a plain file
-                key, _, kind = os.path.basename(head[:100].rstrip(b"\0")).partition(b".")
-                if kind in (b"jpg", b"jpeg", b"png", b"webp"):
-                    image = key, at + 512, size
-                elif kind == b"txt":
-                    text = key, at + 512, size
-                if image and text and image[0] == text[0]:  # neighbours
-                    rows.extend((zlib.crc32(key), *image[1:], *text[1:]))
-                    image = text = None
-            at += 512 + -(-size // 512) * 512  # contents fill whole blocks
-            f.seek(at)
-    raise DataError(f"{path}: truncated: its end is missing at byte {at}; fetch it again")
-
-
-def face_caption(has):
-    """CelebA has no captions: "a photo of a young woman, smiling, wavy hair, wearing hat"."""
-    who = ("young " if "Young" in has else "") + ("man" if "Male" in has else "woman")
-    rest = [name for name in has if name not in ("Young", "Male", "No_Beard")]
-    return ", ".join([f"a photo of a {who}", *rest]).lower().replace("_", " ")
+# --------------------------------------------------------------------------------------------------
+# CelebA
 
 
 def celeba(root, split, allow_train=False):
@@ -178,23 +165,44 @@ def celeba(root, split, allow_train=False):
     Only an evaluation set, as in the paper: the train split needs allow_train."""
     if split == "train" and not allow_train:
         raise DataError("celeba: MT only tests on it; test with --on celeba, or say --celeba-train")
-    files = [os.path.join(root, f"list_{name}.txt") for name in ("attr_celeba", "eval_partition")]
+    attributes = os.path.join(root, "list_attr_celeba.txt")
+    partition = os.path.join(root, "list_eval_partition.txt")
     rows = []
     try:
-        with open(files[0]) as f, open(files[1]) as g:
+        with open(attributes) as f, open(partition) as g:
+            # Line 1: how many rows; line 2: the 40 attributes; then `000001.jpg -1 1 1 ...`.
             count, names = int(f.readline()), f.readline().split()
-            table, sides = f.readlines(), dict(map(str.split, g))
+            table = f.readlines()
+            part_of = dict(line.split() for line in g)  # {"000001.jpg": "0", ...}
         if len(table) != count:
             raise ValueError(f"{len(table)} rows, not {count}")
-        for file, *signs in map(str.split, table):
+        # `strict` refuses a row with fewer signs than names: a file that was cut short.
+        for line in table:
+            file, *signs = line.split()
             has = [name for name, sign in zip(names, signs, strict=True) if sign == "1"]
-            if sides[file] == str(SPLITS[split]):  # CelebA too writes 0 train, 1 val, 2 test
+            if part_of[file] == str(SPLITS[split]):  # CelebA too writes 0 train, 1 val, 2 test
                 rows.append((os.path.join("img_align_celeba", file), face_caption(has)))
     except FileNotFoundError as error:
         raise missing_data("celeba", root, f"no {error.filename}") from None
     except (ValueError, KeyError) as error:
-        raise DataError(f"{' or '.join(files)}: not the official table ({error})") from error
-    return listed("celeba", split, root, ("",), rows, files)
+        told = f"{attributes} or {partition}: not the official table"
+        raise DataError(f"{told} ({error})") from error
+    return split_from_rows("celeba", split, root, ("",), rows, [attributes, partition])
+
+
+def face_caption(has):
+    """CelebA has no captions: "a photo of a young woman, smiling, wavy hair, wearing hat".
+
+    has: those of 40 attributes that a face has. No_Beard is not worth saying."""
+    who = "man" if "Male" in has else "woman"
+    if "Young" in has:
+        who = "young " + who
+    rest = [name for name in has if name not in ("Young", "Male", "No_Beard")]
+    return ", ".join([f"a photo of a {who}", *rest]).lower().replace("_", " ")
+
+
+# --------------------------------------------------------------------------------------------------
+# CIFAR-10
 
 
 def cifar10(root, split):
@@ -203,30 +211,46 @@ def cifar10(root, split):
     val = the last 5,000 train images. `bare` is False although a caption fits thousands of images:
     image -> text is classification here, and must have its answers."""
     top = os.path.join(root, "cifar-10-batches-bin")
-    if not os.path.isfile(os.path.join(top, "batches.meta.txt")):
-        raise missing_data(
-            "cifar10", root, "no batches.meta.txt; the pickled version is never read"
-        )
+    classes = os.path.join(top, "batches.meta.txt")
+    if not os.path.isfile(classes):
+        why = "no batches.meta.txt; the pickled version is never read"
+        raise missing_data("cifar10", root, why)
+
+    # A file of the wrong length would shift every record after it.
     batches = ["test_batch"] if split == "test" else [f"data_batch_{k}" for k in range(1, 6)]
     files = [os.path.join(top, f"{name}.bin") for name in batches]
     for path in files:
         if not os.path.isfile(path) or os.path.getsize(path) != 10_000 * 3073:
             raise DataError(f"{path}: missing, or not 30,730,000 bytes; unpack the archive again")
-    data = np.concatenate([np.fromfile(path, np.uint8) for path in files]).reshape(-1, 3073)
-    if split != "test":
-        data = data[:45_000] if split == "train" else data[45_000:]
-    n = len(data)
-    pixels = data[:, 1:].reshape(n, 3, 32, 32).transpose(0, 2, 3, 1)  # (N, H, W, 3)
-    with open(os.path.join(top, "batches.meta.txt")) as f:
-        texts = Strings(f"a picture of a {name}" for name in f.read().split())  # "a airplane": MT's
-    images, pairs = Images(pixels, range(n)), np.stack([np.arange(n), data[:, 0]], 1)
-    return Split(
-        images, texts, pairs, np.zeros(n, bool), digest("cifar10", split, file_stamps(files))
-    )
+
+    # A record is the class, then 1024 bytes each of red, green and blue.
+    records = np.concatenate([np.fromfile(path, np.uint8) for path in files]).reshape(-1, 3073)
+    if split == "train":
+        records = records[:45_000]
+    elif split == "val":
+        records = records[45_000:]
+    N = len(records)
+    pixels = records[:, 1:].reshape(N, 3, 32, 32).transpose(0, 2, 3, 1)  # (N, H, W, 3)
+    with open(classes) as f:
+        captions = Strings(
+            f"a picture of a {name}" for name in f.read().split()
+        )  # as MT: "a airplane"
+    pairs = np.stack([np.arange(N), records[:, 0]], axis=1)
+    key = digest("cifar10", split, file_stamps(files))
+    return Split(Images(pixels, range(N)), captions, pairs, np.zeros(N, bool), key)
 
 
-# image name, one of `,` `,0,` `#0 TAB` `| 0 |`, caption
-TABLE_ROW = re.compile(r"([^,|#]+\.\w+)(?:,(?:\d+,)?|#\d+\t|\|\s*\d+\s*\|?)(.*\S)")
+# --------------------------------------------------------------------------------------------------
+# Your own photos
+
+# A row of the tables in use: x.jpg,a dog      x.jpg,0,a dog      x.jpg#0 TAB a dog
+# x.jpg| 0| a dog      and, once in Flickr30k's results.csv, x.jpg| 4   a dog
+TABLE_ROW = re.compile(
+    r"""([^,|\#]+\.\w+)                                 # the image's name
+        (?: ,(?:\d+,)?  |  \#\d+\t  |  \|\s*\d+\s*\|? )   # what stands between
+        (.*\S)                                          # the caption""",
+    re.VERBOSE,
+)
 
 
 def captions(root, split):
@@ -234,64 +258,127 @@ def captions(root, split):
 
     90 / 5 / 5 % by a hash of the image's name. The key sees the photos: they may be exchanged."""
     tables = ("captions.txt", "captions.csv", "results.csv", "Flickr8k.token.txt")
-    there = [t for t in tables if os.path.isfile(os.path.join(root, t))]
+    there = [table for table in tables if os.path.isfile(os.path.join(root, table))]
     if not there:
         raise missing_data("captions", root, "no captions.txt")
-    path, rows = os.path.join(root, there[0]), []
+    path = os.path.join(root, there[0])
     try:
+        # "-sig": spreadsheets begin a file with an invisible mark, which is not part of a name.
         with open(path, encoding="utf-8-sig") as f:
             lines = f.read().splitlines()
     except ValueError as error:
         raise DataError(f"{path}: not UTF-8 text ({error})") from error
+
+    rows = []
     for number, line in enumerate(lines, 1):
         row = TABLE_ROW.fullmatch(line.strip())
         if row:
-            rows.append((row[1], row[2].strip(' "').replace('""', '"')))
-        elif line.strip() and (number > 1 or "." in line):  # else it is a header
+            text = row[2].strip(' "').replace('""', '"')  # CSV writes "he said ""no"" to her"
+            rows.append((row[1], text))
+        elif line.strip() and (number > 1 or "." in line):  # else it is a header, `image,caption`
             raise DataError(f"{path} line {number}: expected `image,caption` on one line")
-    ids = [zlib.crc32(image.encode()) for image, _ in rows]
-    rows = list(compress(rows, split_by_hash(ids, [0.90, 0.95], path) == SPLITS[split]))
+
+    # By the image's name: all captions of an image go the same way.
+    ids = name_ids(image for image, _ in rows)
+    rows = rows_of_split(rows, ids, [0.90, 0.95], split, path)
+
+    # In which of the folders the pictures are is found out later; their stamps are taken here.
     tops = ("", "Images", "images", "flickr30k_images")
-    sources = [path] + [os.path.join(root, top, image) for top in tops for image, _ in rows]
-    return listed("captions", split, root, tops, rows, sources)
+    sources = [path]
+    for top in tops:
+        sources += [os.path.join(root, top, image) for image, _ in rows]
+    return split_from_rows("captions", split, root, tops, rows, sources)
+
+
+# --------------------------------------------------------------------------------------------------
+# Latents of your own encoders
 
 
 def latents(root, split, image_latents=None, text_latents=None, groups=None):
     """Paired vectors computed elsewhere: row i of image_latents (N, h1) and text_latents (N, h2).
 
-    Rows with equal ids in `groups` (N,) are all positives of each other, and split together.
+    Rows with equal ids in `groups` (N,) are all positives of each other, and split together: give
+    the five captions of one photo, in five rows, the same id. Without, every row is on its own.
     90 / 5 / 5 % by a hash of the group, or of the row. Paths are relative to root, if any. Raises
     DataError: unreadable, not 2-D, not floats, unequal lengths, NaN or inf."""
     if image_latents is None or text_latents is None:
         raise missing_data("latents", root, "give image_latents and text_latents")
-    paths = [p for p in (image_latents, text_latents, groups) if p is not None]
-    paths = [os.path.join(root or "", os.path.expanduser(p)) for p in paths]
-    a, b = (open_array(path, 2, "f") for path in paths[:2])
+    given = [path for path in (image_latents, text_latents, groups) if path is not None]
+    paths = [os.path.join(root or "", os.path.expanduser(path)) for path in given]
+    a = open_array(paths[0], 2, "f")
+    b = open_array(paths[1], 2, "f")
     ids = open_array(paths[2], 1, "iu") if groups else np.arange(len(a))
     if not len(a) == len(b) == len(ids):
         raise DataError(f"unequal numbers of rows: {len(a)}, {len(b)}, {len(ids)} in {paths}")
-    for x, path in zip((a, b), paths, strict=False):
-        for start in range(0, len(x), 8192):  # in chunks: the file may be larger than memory
-            fine = (np.abs(x[start : start + 8192].astype(np.float64)) < 3e38).all(1)
-            if not fine.all():  # 3e38: what float32 holds
-                raise DataError(f"{path}: row {start + fine.argmin()} holds NaN, inf or over 3e38")
-    index = np.flatnonzero(split_by_hash(ids, [0.90, 0.95], paths[0]) == SPLITS[split])
-    name = lambda i: f"row {index[i]}"
-    rows = lambda x: Lazy(len(index), lambda i: np.array(x[index[i]], np.float32), name)
-    pairs, key = mates(ids[index], paths[-1]), digest("latents", split, file_stamps(paths))
-    return Split(rows(a), rows(b), pairs, np.zeros(len(pairs), bool), key)
+    check_numbers(a, paths[0])
+    check_numbers(b, paths[1])
+
+    # Row i of this split is row index[i] of the files, which stay on disk.
+    part = split_by_hash(ids, [0.90, 0.95], paths[0])
+    index = np.flatnonzero(part == SPLITS[split])
+
+    def read_a(i):
+        return np.array(a[index[i]], np.float32)  # a copy: the file cannot be written through it
+
+    def read_b(j):
+        return np.array(b[index[j]], np.float32)
+
+    def name(i):
+        return f"row {index[i]}"
+
+    pairs = mates(ids[index], paths[-1])
+    key = digest("latents", split, file_stamps(paths))
+    images = Lazy(len(index), read_a, name)
+    captions = Lazy(len(index), read_b, name)
+    return Split(images, captions, pairs, np.zeros(len(pairs), bool), key)
+
+
+def open_array(path, ndim, kinds):
+    """An array that stays on disk, with `ndim` axes and a dtype of one of the kinds ("f", "iu")."""
+    found = load_array(path, mmap_mode="r")
+    if found.ndim != ndim or found.dtype.kind not in kinds or not found.size:
+        expected = "(rows, width) of floats" if ndim == 2 else "(rows,) of integers"
+        raise DataError(f"{path}: expected {expected}, found {found.shape} of {found.dtype}")
+    return found
+
+
+def check_numbers(x, path):
+    """DataError names the first row that float32 cannot hold; the file may exceed memory."""
+    for start in range(0, len(x), 8192):
+        fine = fits_float32(x[start : start + 8192]).all(1)
+        if not fine.all():
+            raise DataError(f"{path}: row {start + fine.argmin()} holds NaN, inf or over 3e38")
 
 
 def mates(ids, where):
-    """(P, 2) all (i, j) with ids[i] == ids[j]."""
-    order, count = np.argsort(ids, kind="stable"), np.unique(ids, return_counts=True)[1]
+    """(P, 2) all (i, j) with ids[i] == ids[j].
+
+    ids 7, 8, 7 -> (0, 0), (0, 2), (2, 0), (2, 2), (1, 1)"""
+    order = np.argsort(ids, kind="stable")  # equal ids become neighbours
+    count = np.unique(ids, return_counts=True)[1]
+    # A group of n rows has n^2 pairs.
     if (count.astype(float) ** 2).sum() > 1e8:
         raise DataError(f"{where}: over 100 M pairs of equal ids; use ids of finer groups")
     if count.max(initial=1) == 1:
-        return np.stack([order, order], 1)
+        return np.stack([order, order], axis=1)
+    # Within a group of rows 0, 2: each (0, 0, 2, 2) with each (0, 2, 0, 2).
     groups = np.split(order, np.cumsum(count)[:-1])
-    pairs = [np.stack([np.repeat(g, len(g)), np.tile(g, len(g))], 1) for g in groups]
+    pairs = [np.stack([np.repeat(g, len(g)), np.tile(g, len(g))], axis=1) for g in groups]
     return np.concatenate(pairs)
+
+
+# --------------------------------------------------------------------------------------------------
+# All of them
+
+LOADERS = {
+    "coco": coco,
+    "cc3m": cc3m,
+    "celeba": celeba,
+    "cifar10": cifar10,
+    "captions": captions,
+    "latents": latents,
+}
+NAMES = ["glyphs", "glyphs-stix", *LOADERS]
 
 
 def load(name, root=None, split="train", **options):
@@ -303,31 +390,61 @@ def load(name, root=None, split="train", **options):
         raise DataError(f"no data set {name!r}; there are {', '.join(NAMES)}")
     if split not in SPLITS:
         raise DataError(f"no split {split!r}; there are {', '.join(SPLITS)}")
-    if split == "train" and name == "glyphs-stix":
-        raise DataError("glyphs-stix is never trained on: train on glyphs, test on glyphs-stix")
-    if name.startswith("glyphs"):
-        return draw_glyphs(split, FACES if name == "glyphs" else STIX)
+
+    # The embedded sets need no folder.
+    if name == "glyphs":
+        return draw_glyphs(split, FACES)
+    if name == "glyphs-stix":
+        if split == "train":
+            raise DataError("glyphs-stix is never trained on: train on glyphs, test on glyphs-stix")
+        return draw_glyphs(split, STIX)
+
+    # "latents" may do without a root: its files can be given as they are.
     root = root and os.path.expanduser(root)
     if name != "latents" and not (root and os.path.isdir(root)):
         raise missing_data(name, root, "no such folder")
-    loaders = dict(coco=coco, cc3m=cc3m, celeba=celeba, cifar10=cifar10, captions=captions)
-    found = loaders.get(name, latents)(root, split, **options)
+    found = LOADERS[name](root, split, **options)
     if not len(found.pairs):
         raise DataError(f"{name} in {root}: no pairs in split {split!r}")
     return found
 
 
+# --------------------------------------------------------------------------------------------------
+# A look at a set
+
+
 def save_grid(split, path):
-    """24 images of the split, each with a caption."""
+    """24 images, spread evenly over the split, each with a caption."""
     from matplotlib.figure import Figure  # draws without a display
 
-    figure, pairs = Figure(figsize=(12, 9), layout="constrained"), split.pairs[~split.bare]
-    some = pairs[np.linspace(0, len(pairs) - 1, 24).astype(int)]
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    full = split.pairs[~split.bare]
+    some = full[np.linspace(0, len(full) - 1, 24).astype(int)]
     for ax, (i, j) in zip(figure.subplots(4, 6).flat, some, strict=True):
+        # parse_math=False: a caption may hold a dollar sign.
         ax.set_title(textwrap.fill(split.captions[j][:90], 28), fontsize=7, parse_math=False)
         ax.imshow(split.images[i], cmap="gray", vmin=0, vmax=255)
         ax.axis("off")
     figure.savefig(path, dpi=120)
+
+
+def show_images(name, root, side):
+    """Print the counts of a split of images and captions; draw the test split."""
+    split = load(name, root, side)
+    images, captions, pairs = len(split.images), len(split.captions), len(split.pairs)
+    print(f"{side:6}{images:>9,} images {captions:>9,} captions {pairs:>9,} pairs")
+    if side == "test":
+        save_grid(split, f"data-{name}.png")
+
+
+def show_pairs(name, root, side):
+    """The same for a split of paired arrays."""
+    pairs = load_pairs(name, root, side)
+    y, x = pairs.y[0], pairs.x[0]
+    shapes = f"y {y.dtype} {y.shape} and x {x.dtype} {x.shape}"
+    print(f"{side:6}{len(pairs.x):>9,} pairs of {shapes}")
+    if side == "test":
+        save_pairs(pairs, f"data-{name}.png")
 
 
 def main():
@@ -336,19 +453,9 @@ def main():
     parser.add_argument("name", nargs="?", default="glyphs", help="data set (default: glyphs)")
     parser.add_argument("root", nargs="?", help="its folder")
     args = parser.parse_args()
-    for side in ("test", "val", "train"):  # train last: some sets have none
-        if args.name in PAIRS:
-            split = load_pairs(args.name, args.root, side)
-            y, x = (f"{a[0].dtype} {a[0].shape}" for a in split[:2])
-            print(f"{side:6}{len(split.x):>9,} pairs of y {y} and x {x}")
-            if side == "test":
-                save_pairs(split, f"data-{args.name}.png")
-            continue
-        split = load(args.name, args.root, side)
-        images, captions, pairs = map(len, split[:3])
-        print(f"{side:6}{images:>9,} images {captions:>9,} captions {pairs:>9,} pairs")
-        if side == "test":
-            save_grid(split, f"data-{args.name}.png")
+    show = show_pairs if args.name in PAIRS else show_images
+    for side in ("test", "val", "train"):  # train last: celeba and glyphs-stix refuse it
+        show(args.name, args.root, side)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,19 @@
 """
-data_files.py
+data_files.py: what all loaders of sets on disk share.
+
+data.py reads sets of images with captions, data_pairs.py sets of paired arrays. Here stands what
+would else be in each of their loaders:
+
+Map      TREES, missing_data    what each set must look like on disk, and where to download it
+         read_image             THE picture decoder: every file of every set goes through it
+         picture_folder         pictures as a sequence that opens one file at a time
+         load_array             the array in a .npy or .npz file
+         split_by_hash          train, val and test without a list: each item decides by itself
+         file_stamps            has a file changed since its latents were computed?
+Rules    Nothing is downloaded: what is missing is explained, with its address. Nothing is
+         unpickled: a pickle can run any program. A set that cannot be read at all is a DataError.
+         A single broken picture is an OSError: of three million photos, some always are, and who
+         reads them decides what to do (the latents are made without; pairs stop, and name it).
 """
 
 import io
@@ -13,6 +27,10 @@ from PIL import Image
 from errors import DataError
 from glyphs import Lazy
 
+PICTURES = (".png", ".jpg", ".jpeg")
+FLOAT32_MOST = 3e38  # beyond it, a float64 becomes inf when it is made a float32
+
+# What a loader expects below ROOT, and where it comes from. A missing set is answered with this.
 TREES = {
     "coco": """
   ROOT/annotations/captions_{train,val}2014.json         (or 2017)
@@ -67,87 +85,126 @@ TREES = {
 
 
 def missing_data(name, root, why):
+    """The DataError for a set that is not there, with its tree: `raise missing_data(...)`."""
     where = "no folder was given" if root is None else f"looked in {root}: {why}"
     tree = TREES[name] + "\nNo data at hand? `python train.py` needs none."
     return DataError(f"data set {name} not found ({where}). It needs:{tree}")
 
 
-def read_image(source, name):
-    """A fully decoded RGB or L image from a path or from bytes; OSError names the broken one."""
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    except Exception as error:  # decoders also raise SyntaxError, struct.error, bomb errors, ...
-        raise OSError(f"{name}: cannot read this image ({error})") from error
+# --------------------------------------------------------------------------------------------------
+# Pictures and arrays
 
 
-def read_picture(path, mode="RGB"):
-    """As `read_image`, in a given mode; DataError."""
+def read_image(source, name, mode=None):
+    """A PIL image from a path or from the bytes of a file, all its pixels decoded.
+
+    mode: "RGB", "RGBA" or "L", to which it is converted; None: "L" if it is grey, else "RGB".
+    OSError tells `name`."""
     try:
-        with Image.open(path) as image:
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file) as image:
+            if mode is None:
+                mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+            # Pillow reads the pixels only now: a file that was cut short is noticed here.
             return image.convert(mode)
     except Exception as error:
-        raise DataError(f"{path}: cannot read this image ({error})") from error
+        # Decoders raise SyntaxError, struct.error, DecompressionBombError and more.
+        raise OSError(f"{name}: cannot read this image ({error})") from error
 
 
 def picture_folder(root, files):
     """Pictures in files below root, from any sequence of relative paths."""
-    read = lambda i: read_image(os.path.join(root, files[i]), files[i])
+
+    def read(i):
+        return read_image(os.path.join(root, files[i]), files[i])
+
     return Lazy(len(files), read, files.__getitem__)
-
-
-def open_array(path, ndim, kinds):
-    """The array of a .npy (memory-mapped) or .npz file (its only one, or the one named latents)."""
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(found, np.ndarray):
-            found = found[found.files[0] if len(found.files) == 1 else "latents"]
-    except Exception as error:  # anything may be in a file
-        raise DataError(f"{path}: no .npy array, nor .npz with one array ({error})") from error
-    if found.ndim != ndim or found.dtype.kind not in kinds or not found.size:
-        expected = "(rows, width) of floats" if ndim == 2 else "(rows,) of integers"
-        raise DataError(f"{path}: expected {expected}, found {found.shape} of {found.dtype}")
-    return found
 
 
 def find_pictures(root, pattern):
     """Sorted paths of the pictures below root that fit a glob pattern."""
     found = sorted(glob(pattern, root_dir=root, recursive=True))
-    return [os.path.join(root, f) for f in found if f.lower().endswith((".png", ".jpg", ".jpeg"))]
+    return [os.path.join(root, file) for file in found if file.lower().endswith(PICTURES)]
 
 
 def channels_first(image, size=None):
-    """PIL image -> (C, H, W) uint8, (C, size, size) if a size is given."""
-    image = image.resize((size, size), Image.Resampling.BICUBIC) if size else image
-    return np.ascontiguousarray(np.atleast_3d(image).transpose(2, 0, 1))
+    """PIL image -> (C, H, W) uint8, PyTorch's order; (C, size, size) if a size is given."""
+    if size:
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    pixels = np.atleast_3d(image)  # (H, W, C), C = 1 if it is grey
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def load_array(path, mmap_mode=None):
+    """The array of a .npy file, or of a .npz file: its only one, or the one named `latents`.
+
+    mmap_mode="r": rows of a .npy file are read from disk when they are used, and not before."""
+    try:
+        found = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        name = found.files[0] if len(found.files) == 1 else "latents"
+        return found[name]
+    except Exception as error:  # a stranger's file may hold anything
+        raise DataError(f"{path}: no .npy array, nor .npz with one array ({error})") from error
+
+
+def fits_float32(array):
+    """Of each number, whether float32 can hold it: no NaN, no inf, not over 3e38."""
+    return np.abs(array.astype(np.float64)) < FLOAT32_MOST
+
+
+# --------------------------------------------------------------------------------------------------
+# Train, val, test
+#
+# A set without official parts is split by a hash: a fixed function that scatters ids over [0, 1)
+# as if at random. Cut at 0.90 and 0.95, [0, 0.90) is train, [0.90, 0.95) is val, the rest test. So
+#    - no list has to be kept, and every computer finds the same parts;
+#    - equal ids meet: all captions of an image, all rows of a group are in one part;
+#    - a photo that is added later moves no old one from test to train, as a shuffle would.
 
 
 def split_by_hash(ids, cuts, where):
-    """(N,) side 0, 1, ... of N integer ids, cut at `cuts` of a hash (splitmix64) in [0, 1).
+    """(N,) part 0, 1, ... of N integer ids, cut at `cuts` of their CRC-32 / 2^32, in [0, 1).
 
-    Equal ids stay together. New ids move no old one, unless the set is so tiny that a side would
-    be empty. DataError if there are fewer ids than sides."""
-    ids, row = np.unique(np.asarray(ids).astype(np.uint64), return_inverse=True)
+    CRC-32 is a checksum, no cipher; but it scatters consecutive numbers evenly, which is all that
+    is needed. Of few ids a part may get none; then the ids of largest hash fill it, one a part.
+    `where` opens the message of the DataError for fewer ids than parts."""
+    ids, row = np.unique(np.asarray(ids).astype("<u8"), return_inverse=True)
     if len(ids) <= len(cuts):
         raise DataError(f"{where}: {len(ids)} separate items, a split needs {len(cuts) + 1}")
-    z = ids + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    u = (z ^ (z >> np.uint64(31))) / 2.0**64
-    side = np.digitize(u, cuts)
-    if len(np.unique(side)) <= len(cuts):  # tiny: one id for each side but the first
-        side[:] = 0
-        side[np.argsort(u)[-len(cuts) :]] = np.arange(len(cuts)) + 1
-    return side[row]
+    # zlib's function takes bytes, one id at a time: 8 bytes each.
+    raw = ids.tobytes()
+    crc = (zlib.crc32(raw[at : at + 8]) for at in range(0, len(raw), 8))
+    u = np.fromiter(crc, np.float64, len(ids)) / 2**32
+    part = np.digitize(u, cuts)
+    if len(np.unique(part)) <= len(cuts):
+        part[:] = 0
+        largest = np.argsort(u)[-len(cuts) :]
+        part[largest] = np.arange(len(cuts)) + 1
+    return part[row]
 
 
-def split_by_name(names, cuts, where):
-    """`side_of` by a hash of each path's last part."""
-    ids = [zlib.crc32(os.path.basename(name).encode()) for name in names]
-    return split_by_hash(ids, cuts, where) if ids else []
+def name_ids(names):
+    """An integer id of each name, again by CRC-32: `split_by_hash` takes integers."""
+    return [zlib.crc32(name.encode()) for name in names]
+
+
+def split_by_name(paths, cuts, where):
+    """`split_by_hash` by the last part of each path: moving the folder moves no file's part."""
+    if not paths:
+        return []
+    return split_by_hash(name_ids(os.path.basename(path) for path in paths), cuts, where)
 
 
 def file_stamps(paths):
-    """Name, size and time of each file: notices a change without reading millions of rows."""
-    there = [(os.path.basename(p), os.stat(p)) for p in paths if os.path.isfile(p)]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in there]
+    """[(name, size, time of last change), ...] of the files that are there.
+
+    It goes into a split's key, so that latents of an older file are not used for a newer one. To
+    hash the contents would be surer, but all photos would be read at every start."""
+    stamps = []
+    for path in paths:
+        if os.path.isfile(path):
+            stat = os.stat(path)
+            stamps.append((os.path.basename(path), stat.st_size, stat.st_mtime_ns))
+    return stamps

@@ -345,7 +345,7 @@ class Translator(nn.Module):
 
     def ddim_sample(self, c, start, steps=10, omega=0.0, eta=0.0, randn=torch.randn):
         """CDIM(c), a sample of z_0, from the noise `start` (B, h2); randn is for eta > 0 alone."""
-        levels = torch.linspace(self.T, 0, steps + 1).round().long().tolist()  # 1000, 500, 0
+        levels = torch.linspace(self.T, 0, steps + 1).round().long().tolist()  # 2: 1000, 500, 0
         z_t = start
         for t, s in zip(levels[:-1], levels[1:], strict=True):
             # Guess the end, then go only to the next level s: there the guess will be better.

@@ -1,7 +1,7 @@
 """
 evaluate.py: MT's tables and figures for a trained run, beside honest baselines.
 
-    python evaluate.py runs/glyphs-translator                     all tasks, 2 minutes
+    python evaluate.py runs/glyphs-translator                     all tasks
     python evaluate.py RUN --task similarity ablation             some of them
     python evaluate.py RUN --on celeba --data-dir ~/celeba        another data set, same encoders
     python reproduce.py RUN                                       these, and the tables of tables/
@@ -21,10 +21,10 @@ the +- does not say.
 
 Tasks    similarity       MT Tables 2, 3   cosine and its controls, R@k, both directions
          bare             the same with captions that fit several images
-         cross-domain     MT Table 4       on another data set (glyphs: the STIX faces)
+         cross-domain     MT Table 4       on another data set (glyphs: STIX typefaces)
          ablation         MT Table 7       each term of Eq. 5 alone
          classification   MT Table 6       zero-shot, by prompts
-         curves, retrieval (MT Fig. 3b), pictures (MT Fig. 3a): see pictures.py
+         curves, retrieval (MT Fig. 3b), pictures (MT Fig. 3a): drawn by pictures.py
 Leaves   RUN/translation.json    {"rows": [{task, direction, method, cosine, ..., seed}, ...]}
          RUN/classification.json, RUN/*.png; with --on, its name is part of every task and file
 Map      Evaluation   a run, its data and its baselines: what every task is given
@@ -50,9 +50,10 @@ from devices import usable
 from encoders import fixed_sample
 from errors import run_script
 from glyphs import FACES
-from latents import DIRECTIONS, write_json
-from pictures import curves, pictures, retrieval, save_figure
+from latents import DIRECTIONS
+from pictures import curves, drawn_captions, retrieval, save_figure
 from runs import TranslatorRun
+from safe_files import write_json
 from scores import Report, TestSet, rows_of, spread
 
 # --------------------------------------------------------------------------------------------------
@@ -80,14 +81,18 @@ class Evaluation:
         self.seeds = list(range(args.seeds))
         self.report = Report(run.folder)
 
-        # With --on, --data-dir is where that data set is; else, where the run's own is now.
+        # What is tested on. With --on, --data-dir says where that data set is; without it, where
+        # the run's own is now.
         self.on = args.on or run.args.dataset
         self.other = self.on != run.args.dataset
         self.test, self.latents = run.latents("test", self.on, args.data_dir)
+
+        # What baselines are fitted on is the run's own data, whatever is tested on.
         home = None if self.other else args.data_dir
         self.train_set, self.training = run.latents("train", None, home)
         _, self.validation = run.latents("val", None, home)
 
+        # For tasks that look at a part of the test pairs: the first of these are a fair sample.
         order = np.random.default_rng(0).permutation(len(self.latents.full))
         self.rows = self.latents.full[order[: self.limit]]
         self.baselines = {}
@@ -130,6 +135,7 @@ class Evaluation:
 
         def to_images(z):
             pixels = decode(np.asarray(z))  # (N, H, W) or (N, H, W, 3), in [0, 1]
+            # Pillow's images have bytes: 0 is black, 255 white.
             return [Image.fromarray((255 * x).round().astype(np.uint8)) for x in pixels]
 
         return to_images
@@ -143,13 +149,14 @@ class Evaluation:
         _, found = nearest(c, conditions, 1)
         return rows[found[:, 0].numpy()]
 
-    def nearest(self, direction, c):
+    def nearest_targets(self, direction, c):
         """(n, h2) the targets of these rows."""
         _, z = self.training.of(direction, self.nearest_rows(direction, c))
         return z
 
     def nearest_captions(self, z, of="text"):
         """The training captions whose text latent, or whose image's latent, is nearest to z."""
+        # The condition is what is compared: text from text to image, the image back.
         direction = "text->image" if of == "text" else "image->text"
         captions = self.training.pairs[self.nearest_rows(direction, z), 1]
         return [self.train_set.captions[j] for j in captions.tolist()]
@@ -180,6 +187,7 @@ def paper_note(run, on, direction):
     setting = (run.args.dataset, on)
     if not is_papers(run) or setting not in PAPER:
         return ""
+    # Sim_img is the score of text->image, the first of DIRECTIONS.
     published = PAPER[setting][DIRECTIONS.index(direction)]
     return f"; the paper's cosine: {published:.4f}"
 
@@ -285,6 +293,8 @@ FACE_WORDS = set(" ".join(FACES.values()).split())  # "serif", "bold": they come
 
 def script(caption):
     """Which of SCRIPTS "serif bold greek small letter alpha" is of, or -1."""
+    # The first word after the typeface's. A later one may be of something else: the caption
+    # "mono bold x in a rectangle box" is not of the class "box drawings".
     first = next(word for word in caption.split() if word not in FACE_WORDS)
     return list(SCRIPTS).index(first) if first in SCRIPTS else -1
 
@@ -307,7 +317,7 @@ def labelled_images(evaluation):
     else:
         names, prompts = [], []
         label = np.full(len(caption), -1)
-    kept = label >= 0
+    kept = label >= 0  # a glyph may be of none of the ten scripts
     return names, prompts, label[kept], torch.from_numpy(latents.image[image[kept]])
 
 
@@ -326,6 +336,7 @@ def classification(evaluation):
     for name, answer in evaluation.baselines["image->text"].answers.items():
         answers[name] = [answer(c)]
 
+    # The prompts are a gallery of ten, and the predicted class is the nearest of it.
     accuracy = {}
     for method, z_hats in answers.items():
         accuracy[method] = []
@@ -340,6 +351,7 @@ def classification(evaluation):
         print(f"{method:20} {spread(values, 3)}")
     if evaluation.on == "cifar10":
         print(TABLE_6)
+    # The classes differ in size, so the file keeps how many images each has.
     counts = {name: int((label == number).sum()) for number, name in enumerate(names)}
     table = {"dataset": evaluation.on, "classes": counts, "accuracy": accuracy, "seeds": seeds}
     write_json(evaluation.path("classification", ".json"), table)
@@ -356,7 +368,7 @@ TASKS = {
     "curves": curves,
     "classification": classification,
     "retrieval": retrieval,
-    "pictures": pictures,
+    "pictures": drawn_captions,
 }
 FIRST_LOOK = ("similarity", "retrieval", "pictures")  # nothing that trains or is slow
 
@@ -376,6 +388,7 @@ def add_flags(parser):
 
 def check_flags(parser, args):
     """Stops with argparse's one line at numbers that no evaluation can have."""
+    # --limit is None where it was not typed, and 0 means the same: then LIMIT counts.
     if min(args.seeds, args.pool, args.limit or 1) < 1:
         parser.error("--seeds, --pool and --limit are at least 1")
 
@@ -416,18 +429,21 @@ def peak_memory():
     except ImportError:  # Windows
         return ""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts in bytes, Linux in KiB
     return f", peak memory {peak / unit:.1f} GiB"
 
 
 def main(argv=None):
     args = parse(argv)
-    chosen, trained = list(TASKS), ("knn", "mlp")
+    # What --task does not say: train.py's first look at its end takes seconds; on another data
+    # set only these two tasks have a table in the paper.
     if args.first_look:
-        chosen, trained = FIRST_LOOK, ()
+        chosen = FIRST_LOOK
     elif args.on:
         chosen = ("cross-domain", "classification")
-    evaluation = open_evaluation(args, trained)
+    else:
+        chosen = tuple(TASKS)
+    evaluation = open_evaluation(args, () if args.first_look else ("knn", "mlp"))
     run_tasks(evaluation, {name: TASKS[name] for name in args.task or chosen})
 
 

@@ -5,13 +5,14 @@ evaluate_bridge.py: LD's tables and figures for one trained bridge.
     python evaluate_bridge.py runs/glyph-sr-bridge --task parts     what each part sees
     python reproduce.py runs/glyph-sr-bridge                        trains Basic first, then all
 
-Is a PSNR of 19.5 good? Nobody can say without knowing what else is possible. So beside the samples
-of the bridge ("ours") each table has
+A bridge makes of a source y the latent z_T = E_y(y), walks from there to a latent z_0 of the target
+with its denoiser B, and decodes: x_hat = D_x(z_0). Is a PSNR of 19.5 good for that? Nobody can say
+without knowing what else is possible. So beside the samples of the bridge ("ours") a table has
 
 regressor    D_x(B(z_T, T)): one evaluation of our own denoiser, at t = T. There the state is z_T,
-             nothing of the target is in it, and all that B can do is to predict the mean of the
-             z_0 that fit. Samples that do not beat it in FID were not worth their time.
-mean of 8    eight samples averaged: what sampling knows of that mean
+             nothing of the target is in it, and the best that B can do is to predict the mean of
+             the z_0 that fit. Samples that do not beat it in FID were not worth their time.
+mean of 8    eight samples of each pair averaged: another estimate of that mean
 ceiling      D_x(E_x(x)): the true target, encoded and decoded. What is lost there, no bridge finds
 classical    without learning: bicubic interpolation, or the visual hull of silhouettes
 basic        LD's "simple solution": autoencoders trained alone, a bridge between their latents
@@ -21,8 +22,8 @@ basic and data-space are runs of their own, in the folders RUN/basic and RUN/dat
 trained here: tables/lddbm.py does that (`python reproduce.py RUN`). bridge_scores.py says what the
 scores are, and why no method wins in all of them.
 
-NFE: the number of network (function) evaluations that a sample takes, the price that does not
-depend on hardware. Only the denoiser counts, all else runs once: E_y, D_x, and the memory of z_T.
+NFE, the number of network (function) evaluations of a sample, is its price in a unit that does not
+depend on hardware. Only the denoiser counts; E_y, D_x and the memory of z_T run once a sample.
 
 Map      BridgeEvaluation                            the run, its companions, its rows and figures
          quality, trade_off, samples, tsne, parts    the tasks of --task
@@ -61,7 +62,8 @@ from pictures import draw_columns, draw_trade_off, save_figure
 from runs import BridgeRun, cpu_randn
 from scores import Report, TestSet, rows_of
 
-SAMPLES = 8  # whose mean is taken: its squared error is at most 1/8 above that of the best guess
+# Whose mean is taken. Of a perfect sampler its squared error is 1/8 above that of the best guess.
+SAMPLES = 8
 
 # The trade-off: settings of Bridge.sample by name, and steps. DBIM's steps are its NFE. Heun's 5,
 # 10, 20, 40 steps are 14, 29, 59, 119 evaluations; 40 steps are the default of DDBM's code.
@@ -95,9 +97,9 @@ class BridgeEvaluation:
 
     @cached_property
     def runs(self):
-        """{method: run}: ours, and the companions in its folder."""
+        """{method: run}: ours, and the companions that have been trained into its folder."""
         runs = {"ours": self.run}
-        if self.first_look:
+        if self.first_look:  # at the end of a training: there are none yet
             return runs
         for name in ("basic", "data-space"):
             folder = os.path.join(self.run.folder, name)
@@ -179,6 +181,7 @@ def quality_of_latents(evaluation):
     to its own target than to one other? By chance 0.5."""
     run = evaluation.run
     report = Report(run.folder)
+    # A split holds the latents of both modalities: either direction gives all.
     train, val, test = (run.pairs(s, DIRECTIONS[0]).latents for s in ("train", "val", "test"))
     for direction in DIRECTIONS:
         limit = evaluation.args.limit or 5000  # as in evaluate.py
@@ -194,13 +197,9 @@ def quality_of_latents(evaluation):
             z_hats[name] = [test_set.bridge.unscale(x.to(run.device)).cpu() for x, _ in found]
             # In RUN/bridge.json one sample and the mean of eight are both of "ours": the name of
             # the metric tells them apart.
-            end = f"_mean{SAMPLES}" if name == "bridge" else ""
-            scores = []
-            for z_hat in z_hats[name]:
-                two_way = metrics.two_way(z_hat[queries.q], queries.z[queries.g])
-                r1 = queries.score(z_hat, baselines.mean)["r1"]
-                scores.append({f"two_way{end}": two_way, f"r1{end}": r1})
             method = "ours" if name.startswith("bridge") else name
+            end = f"_mean{SAMPLES}" if name == "bridge" else ""
+            scores = [matching(queries, z_hat, baselines.mean, end) for z_hat in z_hats[name]]
             seconds = min(seconds for _, seconds in found)
             rows += evaluation.rows(method, scores, nfe, seconds, direction)
 
@@ -212,6 +211,13 @@ def quality_of_latents(evaluation):
         report.add(table + translator_rows(evaluation, direction))
         note = f", {len(queries.q)} pairs, R@1 of {len(queries.pool)}"
         evaluation.report.add(rows, note)
+
+
+def matching(queries, z_hat, mean, end):
+    """{metric: value} of z_hat (Q, h2), the metrics' names with the ending `end`."""
+    two_way = metrics.two_way(z_hat[queries.q], queries.z[queries.g])
+    r1 = queries.score(z_hat, mean)["r1"]
+    return {f"two_way{end}": two_way, f"r1{end}": r1}
 
 
 def latent_methods(evaluation, test_set):
@@ -237,9 +243,11 @@ def translator_rows(evaluation, direction):
     # glyph-names are the latents of the glyphs, those of the translator's usual run.
     if not folder and evaluation.run.args.dataset == "glyph-names":
         folder = "runs/glyphs-translator"
+    table = Report(folder).rows if folder else []
+    wanted = ("similarity", direction, "ours")
     rows = []
-    for row in Report(folder).rows if folder else []:
-        if (row["task"], row["direction"], row["method"]) == ("similarity", direction, "ours"):
+    for row in table:
+        if (row["task"], row["direction"], row["method"]) == wanted:
             rows.append({**row, "method": "translator"})
     if not rows:
         print(f"\nno row of the translator: --beside {folder} has no table of this direction")
@@ -256,8 +264,10 @@ def trade_off(evaluation):
     Where chance comes in: all paths of a bridge start at one point, z_T. DBIM leaves it with fresh
     noise ("booting noise"). With eta = 0 no more is added, so this noise is all that makes samples
     differ; with eta = 1 each step adds some. At NFE 1 the first step is the last, where the noise
-    is 0: this sample is the regressor. DDBM's Heun adds noise in each step ("churn"). What to
-    expect: with more evaluations diversity and distortion grow, and perception gets better."""
+    is 0: this sample is the regressor. DDBM's Heun adds noise in each step ("churn").
+
+    What to expect: with more evaluations of DBIM the samples differ more, so that distortion grows
+    and perception gets better; the mean of four wins back some of the distortion."""
     test_set = BridgeTestSet(evaluation.run, max(2, evaluation.limit // 2))
     rows = []
     for name, settings in SAMPLERS.items():

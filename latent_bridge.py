@@ -325,7 +325,7 @@ class Bridge(nn.Module):
 
     @torch.no_grad()
     def measure(self, z_0, z_T):
-        """Running second moments of the latents, over about the last 100 batches."""
+        """Running second moments for `precondition`, over about the last 100 batches."""
         products = z_0 * z_0, z_T * z_T, z_0 * z_T
         now = torch.stack([product.float().mean() for product in products])
         if now.isfinite().all():  # in fp16 something overflows now and then
@@ -343,8 +343,8 @@ class Bridge(nn.Module):
         0.90 and 0.60 at T/2 (VP); 0 and 1 at T. A new F is 0: training starts from that guess."""
         a, b, std = self.kernel(t)
         m_0, m_T, m_0T = self.moments.double().to(t.device)
-        mean = a**2 * m_T + b**2 * m_0 + 2 * a * b * m_0T  # E (a z_T + b z_0)^2
-        A = mean + std**2
+        ends = a**2 * m_T + b**2 * m_0 + 2 * a * b * m_0T  # E (a z_T + b z_0)^2
+        A = ends + std**2
         c_skip = (b * m_0 + a * m_0T) / A
         # m_0 - c_skip^2 A, put so that no digits cancel. L_bridge divides by c_out: never 0.
         error = (a**2 * (m_0 * m_T - m_0T**2) + m_0 * std**2) / A
@@ -354,9 +354,9 @@ class Bridge(nn.Module):
     def denoise(self, z_t, t, memory):
         """z0_hat = c_skip z_t + c_out F(c_in z_t, c_noise, memory); z_t (B, N, D), t (B,)."""
         c_skip, c_out, c_in = (c[:, None, None].to(z_t.dtype) for c in self.precondition(t))
-        # How t is told to the network. By its logarithm, as a noise of 0.001 and one of 0.002 are
-        # as different as 0.1 and 0.2. EDM uses ln(t) / 4; DDBM multiplies by 1000, since the
-        # sinusoids of the time embedding were made for step numbers from 0 to 1000.
+        # How t is told to the network: by its logarithm, as noise grows by factors, from t = 0.001
+        # to 0.002 as much as from 0.1 to 0.2. EDM takes ln(t) / 4; DDBM takes 1000 times that, for
+        # the sinusoids of the time embedding were made for step numbers up to 1000.
         c_noise = 250 * t.log()
         F = self.net(c_in * z_t, c_noise, memory)
         return c_skip * z_t + c_out * F.to(z_t.dtype)

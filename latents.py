@@ -48,7 +48,9 @@ from tqdm import tqdm
 from encoders import reason
 from errors import EncoderError
 from glyphs import digest
+from safe_files import write_json
 
+# MT trains one translator each way: from the condition c on the left to the target z on the right.
 DIRECTIONS = ("text->image", "image->text")
 FLUSH = 5.0  # seconds of encoding that a killed run may lose
 # Of the items that may be broken. A few always are; more means a wrong folder or a bad download.
@@ -58,12 +60,6 @@ MAY_BE_BROKEN = 0.01
 def say(line):
     """A line to the terminal that does not cut through a progress bar."""
     tqdm.write(line, file=sys.stderr)
-
-
-def write_json(path, value):
-    """Write beside, then rename: whoever reads `path` finds the old file or the new, never half."""
-    Path(path + ".tmp").write_text(json.dumps(value, indent=1))
-    os.replace(path + ".tmp", path)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -78,15 +74,17 @@ def encode(encoder, items, key, cache_dir, batch=256, workers=0):
     One process at a time may encode a thing: under torchrun rank 0 does, the others wait."""
     if not len(items):
         raise EncoderError(f"{encoder.spec}: there are no {encoder.modality}s to encode")
+    # What the file is of: the items by their key, the encoder by its fingerprint. It stands in the
+    # record, too, where it is compared: a file that was renamed or copied is recognised.
     shape = [len(items), encoder.dim or len(items[0])]
     meta = {"key": [str(key), encoder.fingerprint, encoder.modality], "shape": shape}
     # "clip:ViT-B-32@openai" -> "clip-ViT-B-32-openai": what a file may be called anywhere.
     slug = re.sub("[^A-Za-z0-9.]+", "-", encoder.spec).strip("-.")[-60:]
     stem = os.path.join(cache_dir, f"{slug}-{encoder.modality}-{digest(json.dumps(meta))}")
 
-    done = open_cache(stem, meta)
-    if done:
-        return done
+    found = open_cache(stem, meta)
+    if found:
+        return found
     try:
         build_cache(encoder, items, stem, meta, batch, workers)
     except OSError as error:
@@ -100,12 +98,12 @@ def open_cache(stem, meta):
         return None
     try:
         z = np.load(stem + ".npy", mmap_mode="r")
-        done = json.loads(Path(stem + ".json").read_text())
-        intact = done["crc32"] == checksum(stem + ".npy", done["broken"])
-        if intact and done["meta"] == meta and list(z.shape) == meta["shape"]:
-            return z, np.array(done["broken"], np.int64)
+        record = json.loads(Path(stem + ".json").read_text())
+        intact = record["crc32"] == checksum(stem + ".npy", record["broken"])
+        if intact and record["meta"] == meta and list(z.shape) == meta["shape"]:
+            return z, np.array(record["broken"], np.int64)
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # whatever a damaged file makes of itself: it is encoded again
+        pass  # half a file, no JSON, JSON of something else: all are mended in the same way
     say(f"{stem}.npy is stale or damaged: encoding again")
 
 
@@ -133,7 +131,7 @@ def build_cache(encoder, items, stem, meta, batch, workers):
     failed, saved = [], time.monotonic()
     with tqdm(total=len(todo), desc=encoder.spec, disable=None) as bar:
         for rows, got in batches(items, encoder.prepare, todo, batch, workers):
-            # Broken items keep the zeros that the file was made of.
+            # Broken items keep the zeros of a new file; the others are encoded.
             errors = {i: x for i, x in zip(rows, got, strict=True) if isinstance(x, OSError)}
             good = [i for i in rows if i not in errors]
             z_good = encoder.embed([x for x in got if not isinstance(x, OSError)])
@@ -148,10 +146,12 @@ def build_cache(encoder, items, stem, meta, batch, workers):
             for i in list(errors)[: max(0, 5 - len(failed))]:
                 say(f"cannot read {name_of(items, i)}: {reason(errors[i])}")
             failed += list(errors)
+            # `broken` may hold items of the killed run, some of which can be read by now.
             broken = sorted((set(broken) - set(good)) | set(errors))
             done = max(done, rows[-1] + 1)
             bar.update(len(rows))
 
+            # Too many: no need to read a wrong folder to its end. What could be encoded is kept.
             too_many = len(failed) > MAY_BE_BROKEN * len(items)
             if too_many or time.monotonic() > saved + FLUSH:
                 save_part(stem, meta, z, done, broken)
@@ -178,6 +178,7 @@ def name_of(items, i):
 
 def open_part(stem, meta):
     """(writable memory map (N, d), rows done, broken): those of a killed run, or new ones."""
+    # The killed run has to be one of the same items by the same encoder.
     part = stem + ".part"
     try:
         old = json.loads(Path(part + ".json").read_text())

@@ -3,13 +3,13 @@ pictures.py: the figures of both papers, drawn from a run.
 
     draw_losses      both   the losses of a run over its steps        RUN/loss.png
     retrieval        MT     captions, and the images that are found   RUN/retrieval.png
-    pictures         MT     images drawn from captions never seen     RUN/text-to-image*.png
+    drawn_captions   MT     images drawn from captions never seen     RUN/text-to-image*.png
     curves           MT     cosine against gamma, omega, steps, K     RUN/curves.png
     draw_columns     LD     samples of a bridge beside the truth      RUN/samples.png, parts.png
     draw_trade_off   LD     quality against network evaluations       RUN/trade-off.png
 
-retrieval, pictures and curves are tasks of evaluate.py. They are given its `evaluation`: a run, its
-test data and its baselines. The folder figures/ shows what comes out.
+retrieval, drawn_captions and curves are tasks of evaluate.py. They are given its `evaluation`: a
+run, its test data and its baselines. The folder figures/ shows what comes out.
 
 matplotlib's Figure is used without pyplot: it needs no display, and a figure that is not kept in
 a list of open windows is freed when its function ends.
@@ -84,7 +84,7 @@ def draw_losses(log, path, names):
     """log.csv -> loss.png: a panel for each of `names` that has a label, a line a direction."""
     with open(log) as f:
         rows = list(csv.DictReader(f))
-    names = [name for name in names if name in LABELS]
+    names = [name for name in names if name in LABELS]  # "loss", a sum, has no panel
     directions = dict.fromkeys(row["direction"] for row in rows)  # each once, in order
     fig = Figure(figsize=(4.5 * len(names), 3.2), layout="constrained")
     axes = fig.subplots(1, len(names), squeeze=False)[0]
@@ -134,6 +134,7 @@ def retrieval(evaluation, queries=8, k=5):
             image = evaluation.test.images[int(test_set.gallery[test_set.pool[place]])]
             right = place in test_set.right[query]
             show_image(ax, image, colour="limegreen" if right else "lightgrey")
+    # A method's name stands above the first of its k columns.
     for ax, name in zip(axes[0, 1::k], answers, strict=True):
         ax.set_title(name, fontsize=8, loc="left")
     axes[0, 0].set_title(f"top {k} of {len(pool)}", fontsize=8)
@@ -146,8 +147,8 @@ def retrieval(evaluation, queries=8, k=5):
 NO_DECODER = "this image encoder has no decoder: pca has one, --karlo is one for CLIP ViT-L/14"
 
 
-def pictures(evaluation):
-    """MT Fig. 3a: held-out captions drawn as images; then bare names, which leave the face open."""
+def drawn_captions(evaluation):
+    """MT Fig. 3a: held-out captions, drawn; then bare names, which leave the typeface open."""
     if not evaluation.decode:
         print(f"\npictures: skipped, {NO_DECODER}")
         return
@@ -169,6 +170,7 @@ def draw_pictures(evaluation, file, rows, lines=8, samples=5):
 
     fig, axes = picture_grid(len(rows), len(drawn) + 2, 1.0)
     pairs = evaluation.latents.pairs[rows].tolist()
+    # A line for each pair (image i, caption j); the first one has the titles, too.
     for n, (line, (i, j)) in enumerate(zip(axes, pairs, strict=True)):
         write_caption(line[0], test.captions[j])
         show_image(line[1], test.images[i], "true" if n == 0 else "")
@@ -181,22 +183,26 @@ def answers_to_draw(evaluation, c, z, samples):
     """{title of a column: raw image latents (n, h2)} for captions c (n, h1) and their images z."""
     run = evaluation.run
     net = run.translators["text->image"]
-    # A table is content with few steps: it averages K samples. A single one is drawn with 20.
+    # One DDIM step answers with the network's estimate at t = T, the mean of all right answers.
+    # That is good for cosines and blurred as a picture: a sample is drawn in 20 steps.
     how = {
         "steps": max(20, run.args.ddim_steps),
         "omega": run.args.omega,
         "randn": cpu_randn(0),  # one generator for all columns: so each sample is another one
     }
     c_there = c.to(run.device)
-    # "true, decoded" is what a perfect translator would draw: the rest is the decoder's loss.
+
+    # What a perfect translator would draw. Where it differs from the true image, the decoder errs.
     columns = {"true, decoded": z}
     columns["ridge"] = evaluation.baselines["text->image"].answers["ridge"](c)
 
     # F of Eq. 5 is normalised, so z_hat is a direction without a length, and a decoder needs one:
     # it is lent by the mean of K samples, which has not been normalised.
-    mean = net.sample(c_there, K=run.args.K, **how).cpu()
+    mean = net.sample(c_there, K=run.args.K, **how).cpu()  # (n, h2)
     length = mean.norm(dim=1, keepdim=True)  # (n, 1)
     columns["ours, z_hat"] = fn.normalize(run.translate("text->image", c)) * length
+
+    # What a table of cosines cannot show: other noise, another answer to the same caption.
     for n in range(samples):
         columns[f"sample {n + 1}"] = net.sample(c_there, **how).cpu()
     return columns
@@ -226,6 +232,7 @@ def curves(evaluation):
     for direction in DIRECTIONS:
         c, z = evaluation.validation.of(direction, rows[::k])
         draw_gammas(axes[0], run, direction, c, z)
+        # `terms` and `translate` take the run's settings, but for those that are named here.
         for ax, (name, values) in zip(axes[1:], SWEEPS.items(), strict=True):
             cosines = []
             for value in values:
@@ -234,7 +241,8 @@ def curves(evaluation):
             ax.plot(values, cosines, "o-", ms=3)
 
     axes[0].axvline(1, color="grey", lw=0.8, ls=":", label="gamma = 1 (MT)")
-    # symlog: logarithmic, but with a 0, where F is switched off.
+    # symlog: logarithmic, but linear below 2, so that there is a 0, where F is switched off. The
+    # bend of the lines at 2 is this change of the axis.
     axes[0].set(xscale="symlog", xlim=(0, None), xlabel="gamma (dots: auto)")
     axes[0].set(ylabel="cosine, validation")
     axes[0].legend(frameon=False, fontsize=8)
@@ -250,7 +258,7 @@ def draw_gammas(ax, run, direction, c, z):
     cM, F = run.terms(direction, c)
     scale = run.translators[direction].z_scale.cpu()
     auto = run.gamma[direction]
-    # F has length 1, and c M at most about sqrt(h2), 28 for h2 = 768. At 300 F is nearly alone.
+    # F has length 1, c M about sqrt(h2) at most, 28 for h2 = 768: at 300 F is nearly alone.
     gammas = sorted([0, *np.geomspace(0.1, 300, 60), auto])
     cosines = [metrics.cosine((cM + gamma * F) / scale, z) for gamma in gammas]
     line = ax.plot(gammas, cosines, label=direction)[0]
@@ -314,7 +322,7 @@ def draw_trade_off(evaluation, rows, references, panels, samplers):
             for ending, style in styles.items():
                 key = (f"ours, {name}", metric + ending)
                 mine = [row for row in rows if (row["method"], row["metric"]) == key]
-                if not mine:
+                if not mine:  # a sampler without means
                     continue
                 nfe = [row["nfe"] for row in mine]
                 values = [row["value"] for row in mine]

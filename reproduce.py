@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import evaluate
 import evaluate_bridge
+from checkpoints import read_run
 from errors import RunError, run_script
-from runs import read_run
 from tables import captioning, encoder_pairs, lddbm, small_clip, text_to_image
 
 # --------------------------------------------------------------------------------------------------

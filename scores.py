@@ -34,7 +34,7 @@ from scipy.sparse.csgraph import connected_components
 
 import metrics
 from errors import RunError
-from latents import write_json
+from safe_files import write_json
 
 # --------------------------------------------------------------------------------------------------
 # A test set
@@ -92,6 +92,7 @@ class TestSet:
 
         mean (h2,): of the training targets. R@k counts only queries with a right answer in the
         pool: the others could not be right."""
+        # An answer is compared with each of its query's targets: one line a pair.
         answers = z_hat[self.q]  # (P, h2)
         targets = self.z[self.g]  # (P, h2)
         scores = {
@@ -99,6 +100,7 @@ class TestSet:
             "centred_cosine": metrics.centred_cosine(answers, targets, mean),
             "unrelated_cosine": metrics.unrelated_cosine(answers, targets, self.group),
         }
+        # R@k, from the rank of each query's best right answer among the items of the pool.
         findable = sorted(self.right)
         right = [self.right[n] for n in findable]
         rank = metrics.ranks(z_hat[findable], self.z[self.pool], right)
@@ -110,6 +112,8 @@ class TestSet:
 
 def places(ids, x):
     """(len(x),) where in the sorted `ids` each x is, or -1."""
+    # searchsorted says where x would have to be put in. For an x above all ids that is the end,
+    # one place too far to look at.
     where = np.searchsorted(ids, x).clip(max=len(ids) - 1)
     return np.where(ids[where] == x, where, -1)
 
@@ -123,6 +127,7 @@ def linked_groups(q, g):
     # One node for each query, then one for each item.
     first_item = q.max() + 1
     nodes = first_item + g.max() + 1
+    # Sparse, a 1 for each line of the graph: in full, COCO's 30,000 nodes are 10^9 entries.
     graph = coo_matrix((np.ones(len(q)), (q, first_item + g)), shape=(nodes, nodes))
     _, part_of_node = connected_components(graph, directed=False)
     return part_of_node[q]
@@ -171,6 +176,7 @@ class Report:
     def add(self, rows, note=""):
         """Print rows, and put them in the place of older ones."""
         self.show(rows, note)
+        # Written after every task, so that what is done is not lost if a later one fails.
         new = [self.key_of(row) for row in rows]
         kept = [row for row in self.rows if self.key_of(row) not in new]
         self.rows = kept + rows
@@ -182,6 +188,7 @@ def spread(values, digits):
     mean = f"{np.mean(values):.{digits}f}"
     if len(values) == 1:
         return mean
+    # ddof=1: three values, of which their own mean takes one; over 3 the spread is too small.
     return f"{mean} +- {np.std(values, ddof=1):.{digits}f}"
 
 

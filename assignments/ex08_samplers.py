@@ -14,8 +14,8 @@ Hint     One step: take z0_hat for z_0. q(z_s | z_0, z_T) is a mean plus std_s o
 import torch
 
 
-def dbim(denoise, z_T, kernel, times, eta=0.0, order=1, randn=torch.randn):
-    """A sample of z_0 given z_T (B, N, D), or of z at the last of times; order is 1 here.
+def dbim(denoise, z_T, kernel, times, eta=0.0, randn=torch.randn):
+    """A sample of z_0 given z_T (B, N, D), or of z at the last of times.
 
     kernel(t) -> (a_t, b_t, std_t): z_t given z_0 and z_T is N(a_t z_T + b_t z_0, std_t^2).
     times falls from T, as a rule to 0. A step, from t to the next time s, evaluates once:
@@ -23,8 +23,8 @@ def dbim(denoise, z_T, kernel, times, eta=0.0, order=1, randn=torch.randn):
     If z0_hat is z_0, and z_t is distributed as the kernel says, then so is z_s:
     - the first step, off z_T where std_T = 0: all of z_s's noise is fresh ("booting noise")
     - later ones: the noise of z_s is eps_hat, what the kernel says of z_t, z_T and z0_hat, and
-      omega of fresh noise beside it. As much of eps_hat is kept as std_s leaves
-    omega = eta * omega_1, eta in [0, 1]. omega_1 makes the chain Markov: z_s, given z_t and z0_hat,
+      beside it fresh noise, of std `fresh`. As much of eps_hat is kept as std_s leaves
+    fresh = eta * fresh_1, eta in [0, 1]. fresh_1 makes the chain Markov: z_s, given z_t and z0_hat,
     no longer depends on z_T. (At s = 0 nothing random is left, whatever eta.)
     Fresh noise is randn(z_T.shape, device=z_T.device)."""
     raise NotImplementedError

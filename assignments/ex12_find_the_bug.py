@@ -33,13 +33,13 @@ def planted_2(z_t, z_T, z0_hat, now, then, eta, noise):
     """A step of DBIM, from a time t to a cleaner one, s: z_t, z_T, z0_hat, noise (B, h) -> z_s.
 
     now = (a_t, b_t, std_t), then = (a_s, b_s, std_s), of one Kernel, 0 < t < T; eta in [0, 1].
-    omega = eta sqrt(std_s^2 - (std_t a_s / a_t)^2) is the amplitude of the fresh noise. If z_t is
+    fresh = eta sqrt(std_s^2 - (std_t a_s / a_t)^2) is the std of the fresh noise. If z_t is
     a_t z_T + b_t z0_hat + std_t eps, z_s is so at s: with a_s, b_s and as much noise in all as
     std_s says, whatever eta is."""
     (a_t, b_t, std_t), (a_s, b_s, std_s) = map(float, now), map(float, then)
-    omega = eta * max(0.0, std_s**2 - (std_t * a_s / a_t) ** 2) ** 0.5
+    fresh = eta * max(0.0, std_s**2 - (std_t * a_s / a_t) ** 2) ** 0.5
     eps_hat = (z_t - a_t * z_T - b_t * z0_hat) / std_t
-    return a_s * z_T + b_s * z0_hat + std_s * eps_hat + omega * noise
+    return a_s * z_T + b_s * z0_hat + std_s * eps_hat + fresh * noise
 
 
 def planted_3(queries, gallery, right):

@@ -59,12 +59,13 @@ from tqdm import tqdm
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate
 import metrics
+from checkpoints import load_if_same, save_checkpoint
 from encoders import fixed_sample, reason
 from errors import EncoderError, run_script
 from pictures import show_image
 from pretrained import load_hf
-from runs import load_if_same, save_checkpoint
-from scores import print_scores, write_json
+from safe_files import write_json
+from scores import print_scores
 
 MAX_TOKENS = 64  # of a caption, EOS included; those of COCO have about ten words, a name six
 
@@ -149,21 +150,18 @@ class Captioner(nn.Module):
         Greedy search writes the likeliest word, then the next. That can miss the likeliest caption:
         with "cat dog" 0.3, "cat moon" 0.3 and "fish bird" 0.4 it begins with "cat", of probability
         0.6, and ends at 0.3. Beam search keeps the likeliest `beams` beginnings at every word."""
-        # <unk> stands for all words outside the vocabulary, so to write it says nothing. (GPT-2's
-        # <unk> is its EOS, too: if that were banned, no caption would end.)
+        # <unk> stands for all words outside the vocabulary, so to write it says nothing, as does an
+        # empty caption. (GPT-2's <unk> is its EOS, too: were that banned, no caption would end.)
         unknown = self.tokenizer.unk_token_id
         banned = None if unknown in (None, self.eos) else [unknown]
         special = dict(eos_token_id=self.eos, pad_token_id=self.eos, suppress_tokens=banned)
-        search = dict(num_beams=beams, do_sample=False)
-        length = dict(min_new_tokens=1, max_new_tokens=MAX_TOKENS)  # an empty caption is no answer
-
+        search = dict(num_beams=beams, do_sample=False, min_new_tokens=1, max_new_tokens=MAX_TOKENS)
         captions = []
         self.eval()
         for z in latents.split(batch):
             x = self.prefix(z.to(self.map[0].weight.device))
             mask = torch.ones(x.shape[:2], dtype=torch.long, device=x.device)  # read all of it
-            given = dict(inputs_embeds=x, attention_mask=mask)
-            ids = self.lm.generate(**given, **special, **search, **length)  # without the prefix
+            ids = self.lm.generate(inputs_embeds=x, attention_mask=mask, **special, **search)
             captions += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [" ".join(caption.split()) for caption in captions]
 

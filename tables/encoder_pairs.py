@@ -15,10 +15,10 @@ the query. Say unrelated captions have the latents (3, 1, 0, 0), (3, 0, 1, 0) an
     two of them                              cosine 9 / 10 = 0.90
     (3, 0, 0, 0), the answer to anything     cosine 3 / sqrt(10) = 0.95 with each
 
-BERT's space is of this kind, CLIP's less so. So MT's 0.9745 into BERT need not be a better
-translation than its 0.7765 into CLIP. The table therefore prints two more numbers in each cell:
-what the mean of the training targets scores, which knows nothing of the query, and what ridge
-regression scores, a linear map. What counts is how far ours is above them.
+CLIP's space is of this kind (its mean scores about 0.7), and BERT's is known for it. So MT's 0.9745
+into BERT need not be a better translation than its 0.7765 into CLIP. The table therefore prints two
+more numbers in each cell: what the mean of the training targets scores, which knows nothing of the
+query, and what ridge regression scores, a linear map. What counts is how far ours is above them.
 
 A run is kept in runs/pairs/, so a second call trains only what is new.
 """
@@ -32,12 +32,14 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate
 import train
+from checkpoints import trained_run
 from data import NAMES
 from devices import usable
 from errors import run_script
 from latents import DIRECTIONS
-from runs import TranslatorRun, trained_run
-from scores import spread, write_json
+from runs import TranslatorRun
+from safe_files import write_json
+from scores import spread
 
 # {encoder of images, of texts: (Sim_img, Sim_txt)} on COCO. MT's column heads are swapped: it has
 # CLIP under "text" where the text encoder is BERT.

@@ -33,11 +33,13 @@ import evaluate_bridge
 import train_bridge
 from bridge_networks import kind_of
 from bridge_scores import DIGITS, NOTES, BridgeTestSet, print_bridge_scores
+from checkpoints import trained_run
 from devices import usable
 from errors import run_script
 from evaluate_bridge import BridgeEvaluation, limit_of, trade_off
-from runs import BridgeRun, trained_run
-from scores import spread, write_json
+from runs import BridgeRun
+from safe_files import write_json
+from scores import spread
 
 
 class Variant(NamedTuple):

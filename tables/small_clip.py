@@ -46,15 +46,17 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
+# A script's own folder, tables/, is on Python's path; the files it imports are one folder above.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import metrics
 from data import NAMES, load
 from devices import usable
 from encoders import SIDE, fixed_sample, reason
 from errors import EncoderError, run_script
-from latents import MAY_BE_BROKEN, batches, read_or_error, say, write_json
+from latents import MAY_BE_BROKEN, batches, read_or_error, say
 from metrics import ranks, recall_at_k
 from runs import warmup_cosine
+from safe_files import write_json
 from scores import print_scores
 
 # open_clip's description of a model: transformers of 3 and 2 layers, a picture as 16 patches.
@@ -66,8 +68,8 @@ SMALL = {
 }
 # How whoever loads the checkpoint has to scale pixels in [0, 1]: (x - 0.5) / 0.5, so to [-1, 1].
 PREPROCESS = {"mean": [0.5] * 3, "std": [0.5] * 3}
-LR = 1e-3
-MAX_SCALE = 100  # CLIP's; more makes training unstable
+LR = 1e-3  # of AdamW, after the warm-up
+MAX_SCALE = 100  # CLIP's: its authors found training unstable beyond
 
 
 # --------------------------------------------------------------------------------------------------
@@ -150,6 +152,7 @@ class Validation:
     def __init__(self, split, most=1000):
         full = np.flatnonzero(~split.bare)
         rows = full[fixed_sample(len(full), most)]
+        # These rows are the items here: what is read is a pair, not one side of it.
         prepare = pair_reader(split)
         self.got = [read_or_error(rows, k, prepare) for k in range(len(rows))]
         readable = [not isinstance(x, OSError) for x in self.got]
@@ -175,7 +178,7 @@ class Validation:
 
 
 def train_clip(model, split, validation, steps, batch, seed):
-    """AdamW on open_clip's ClipLoss over the full pairs of `split`; five rows of numbers.
+    """AdamW on open_clip's ClipLoss over the full pairs of `split`; prints a row every quarter.
 
     As in CLIP, all other captions of a batch count as wrong, even a second one of the same image.
     Broken images are left out; EncoderError if they are over 1 % of those that are drawn."""
@@ -232,10 +235,11 @@ def fit_clip(train, val, out, steps, batch, scale, seed, device):
         raise EncoderError(f"the small CLIP needs {wanted}; got {steps}, {batch}, {scale}")
     if not isinstance(train.captions[0], str):
         raise EncoderError("the small CLIP needs pictures and captions, these are vectors")
-    device = usable(device)
 
+    device = usable(device)
     torch.manual_seed(seed)  # for the first weights
     model = open_clip.CLIP(**SMALL)
+    # A given scale stays as it is: the optimizer passes over a parameter without gradient.
     if scale:
         model.logit_scale.requires_grad_(False).fill_(math.log(scale))
     # The folder is made first: a full or forbidden disk is an error now, not after ten minutes. It
@@ -270,13 +274,14 @@ def save_clip(model, folder):
 def gap(evaluation):
     """The modality gap of two encoders of one width, of captions and of their translations.
 
-    Prints mean cosines and the distance of the two means, over the test pairs; draws RUN/gap.png.
-    A caption and its translation are compared with the same images."""
+    Prints mean cosines and the distance of the two means over the test pairs; draws RUN/gap.png.
+    What a good translation has to show: the distance closes, and `paired` rises above `unpaired`.
+    The first alone is easy, the mean image as the answer to everything would do it."""
     run, test_set = evaluation.run, evaluation.test_set("text->image")
     if test_set.c.shape[1] != test_set.z.shape[1]:
         return print("\ngap: skipped, image and text latents have different widths")
 
-    # One row a pair: q and g say which caption and which image it is of.
+    # The test set has each caption and each image once; q and g make one row a pair of them.
     z_hat = run.translate("text->image", test_set.c)
     text = fn.normalize(test_set.c[test_set.q])  # (P, h)
     image = fn.normalize(test_set.z[test_set.g])
@@ -293,7 +298,10 @@ def gap(evaluation):
 
 
 def gap_of(x, image, test_set):
-    """Pairs, strangers and means of unit vectors x and image, both (P, h)."""
+    """How unit vectors x (P, h) lie to those of their images, `image` (P, h).
+
+    The same numbers as in `alignment`, for more pairs than fit a (P, P) table: `unpaired` has one
+    unrelated image for each row, where alignment has all."""
     return {
         "paired": (x * image).sum(1).mean().item(),
         "unpaired": metrics.unrelated_cosine(x, image, test_set.group),

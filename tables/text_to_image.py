@@ -29,13 +29,13 @@ classes; `small_judge` trains a small one on the run's own images. The scores by
 FID grows as the number of images N falls: a covariance that is estimated from N images has errors,
 and every difference of two Gaussians counts as distance. Two halves of the real glyphs, whose true
 distance is 0, have FID 0.27 at 1,159 images each, and 0.61 at half of them ("fid_half"). So FIDs of
-different N cannot be compared. For the same reason captions are taken from one half of the test
-pairs, and the real images of FID from the other. Then the real images of the first half have a FID
-too, as drawings have: the floor that a perfect method would reach.
+different N cannot be compared, and 0 is not what the best method would reach. That is why the
+captions are those of one half of the test pairs and the real images of FID those of the other half:
+the first half's real images get a FID too, and it is the floor.
 
-Map      karlo                               a decoder for CLIP latents
-         judge, inception, small_judge       features and class probabilities of images
-         r_precision, scores_of, text_to_image   the table
+Map      karlo                           a decoder for CLIP latents
+         judge, inception, small_judge   features and class probabilities of images
+         text_to_image, scores_of        the table
 Letters  N images   d features
 """
 
@@ -56,12 +56,14 @@ from tqdm import tqdm
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate
 import metrics
+from checkpoints import load_if_same, save_checkpoint
 from encoders import fixed_sample, reason, thumbnail
 from errors import EncoderError, run_script
-from pictures import NO_DECODER, pictures
+from pictures import NO_DECODER, drawn_captions
 from pretrained import hub, missing_weights
-from runs import cpu_randn, load_if_same, save_checkpoint
-from scores import print_scores, write_json
+from runs import cpu_randn
+from safe_files import write_json
+from scores import print_scores
 
 # --------------------------------------------------------------------------------------------------
 # A decoder for CLIP latents
@@ -297,22 +299,22 @@ def judge_drawings(evaluation, rows, features_of):
     run, net = evaluation.run, evaluation.run.translators["text->image"]
     c, z = evaluation.latents.of("text->image", rows)
 
-    def judged(z_hat):
-        return features_of(evaluation.decode(z_hat))
+    def judged(image_latents):
+        return features_of(evaluation.decode(image_latents))
 
     # 20 steps at least: two, glyphs' default, are enough for the mean of samples, not for a sample.
     steps = max(20, run.args.ddim_steps)
     samples = []
     for seed in evaluation.seeds:
-        randn = cpu_randn(seed)
-        z_hat = net.sample(c.to(run.device), randn=randn, steps=steps, omega=run.args.omega)
-        samples.append(judged(z_hat.cpu()))
+        how = dict(randn=cpu_randn(seed), steps=steps, omega=run.args.omega)
+        sample = net.sample(c.to(run.device), **how)  # (N, h2)
+        samples.append(judged(sample.cpu()))
 
     ridge = evaluation.baselines["text->image"].answers["ridge"]
     return {
         "ours, a sample": samples,
         "ridge": [judged(ridge(c))],
-        "image of the nearest caption": [judged(evaluation.nearest("text->image", c))],
+        "image of the nearest caption": [judged(evaluation.nearest_targets("text->image", c))],
         # What the decoder alone loses: its drawing of the true latent.
         "real, through the decoder": [judged(z)],
         "real": [features_of(real_images(evaluation, rows))],
@@ -368,7 +370,7 @@ def main(argv=None):
         # Karlo takes the decoder's place; its drawings are worth a picture, MT's Fig. 3a itself.
         run = evaluation.run
         evaluation.decode = karlo(args.karlo, run.E_image, run.device, args.download)
-        pictures(evaluation)
+        drawn_captions(evaluation)
     text_to_image(evaluation)
 
 

@@ -4,7 +4,7 @@ scoreboard.py: the score of exercise 13 on held-out glyphs. Not a test: four min
     python tests/scoreboard.py assignments.ex13_open        or a file, homework.py
     python tests/scoreboard.py homework.py --seconds 10     a quick look
 
-The latents of train.py's default run: its data, split, encoders and cache. translate is asked once
+The latents of train.py's default run: its data, split, encoders and cache. translate is called once
 a direction, and is shown no test target. The score is the mean of the two cosines.
 """
 
@@ -25,7 +25,7 @@ import metrics
 import runs
 
 GRACE = 2.0  # seconds, for a last step that was begun in time
-README = {"ours": (0.643, 0.663), "mlp": (0.652, 0.666)}  # its tables: text->image, image->text
+RESULTS = {"ours": (0.643, 0.663), "mlp": (0.652, 0.666)}  # its tables: text->image, image->text
 
 
 def glyphs():
@@ -94,9 +94,10 @@ def board(translate, latents, seconds):
     pairs = len(next(iter(latents.values()))[-1])
     print(f"cosine on {pairs:,} pairs of characters that were not seen in training\n")
     print(f"{'':14}" + "".join(f"{name:>13}" for name in (*latents, "score")))
-    show("mean", rows["mean"]), show("ridge", rows["ridge"])
-    for name, cosines in README.items():
-        show(name, cosines, "by README.md, not run here")
+    show("mean", rows["mean"])
+    show("ridge", rows["ridge"])
+    for name, cosines in RESULTS.items():
+        show(name, cosines, "by RESULTS.md, not run here")
     show("yours", rows["yours"], ", ".join(times))
     for line in said:
         print(line)

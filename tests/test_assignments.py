@@ -254,16 +254,16 @@ MISTAKES["ex07"] = [
 ANSWERS["ex08"] = """
 import torch
 
-def dbim(denoise, z_T, kernel, times, eta=0.0, order=1, randn=torch.randn):
+def dbim(denoise, z_T, kernel, times, eta=0.0, randn=torch.randn):
     z = z_T
     for n, (t, s) in enumerate(zip(times, times[1:])):
         z0_hat = denoise(z, t)
         (a, b, std), (a_s, b_s, std_s) = kernel(t), kernel(s)
         markov = (std_s**2 - (std * a_s / a) ** 2).clamp(min=0).sqrt()
-        omega = std_s if n == 0 else eta * markov
-        keep = 0 if n == 0 else (std_s**2 - omega**2).clamp(min=0).sqrt() / std
-        fresh = omega * randn(z_T.shape, device=z_T.device)
-        z = keep * z + (a_s - keep * a) * z_T + (b_s - keep * b) * z0_hat + fresh
+        fresh = std_s if n == 0 else eta * markov
+        keep = 0 if n == 0 else (std_s**2 - fresh**2).clamp(min=0).sqrt() / std
+        noise = fresh * randn(z_T.shape, device=z_T.device)
+        z = keep * z + (a_s - keep * a) * z_T + (b_s - keep * b) * z0_hat + noise
     return z
 
 def evaluations(sampler, steps, churn=0.0):
@@ -275,14 +275,14 @@ def evaluations(sampler, steps, churn=0.0):
 MISTAKES["ex08"] = [
     ("std_s if n == 0", "0 * std_s if n == 0", "no booting noise"),
     ("keep = 0 if n == 0 else", "keep =", "eps_hat is 0 / 0"),
-    ("(std_s**2 - omega**2).clamp(min=0).sqrt() / std", "std_s / std", "is not subtracted"),
-    ("(std_s**2 - omega**2).clamp(min=0).sqrt() / std", "(std_s - omega) / std", "not std"),
+    ("(std_s**2 - fresh**2).clamp(min=0).sqrt() / std", "std_s / std", "is not subtracted"),
+    ("(std_s**2 - fresh**2).clamp(min=0).sqrt() / std", "(std_s - fresh) / std", "not std"),
     ("eta * markov", "eta * std_s", "not Markov"),
-    ("eta * markov", "eta**0.5 * markov", "eta scales omega"),
-    ("omega = std_s if n == 0 else eta * markov", "omega = std_s if n == 0 else eta * std", "noise at the last step"),
+    ("eta * markov", "eta**0.5 * markov", "eta scales fresh"),
+    ("fresh = std_s if n == 0 else eta * markov", "fresh = std_s if n == 0 else eta * std", "noise at the last step"),
     ("(a_s - keep * a) * z_T", "-keep * a * z_T", "forgets a_s z_T"),
     ("(a_s - keep * a) * z_T", "a_s * z_T", "eps_hat has a_t z_T in it"),
-    (" + fresh", " + (fresh if n == 0 else 0)", "no fresh noise is added"),
+    (" + noise", " + (noise if n == 0 else 0)", "no fresh noise is added"),
     ("3 if churn else 2", "1", "counted once a step"),
     ("- (each > 1)", "", "is Euler's"),
     ("3 if churn else 2", "2", "one evaluation more"),
@@ -477,6 +477,41 @@ MISTAKES["ex13"] = [
     ("while (spent :=", "time.sleep(seconds + 3)\n    while (spent :=", "over time"),
     ("*block(c.shape[1]), *block(h), *block(h), nn.Linear(h, width)", "nn.Linear(c.shape[1], width)", "this is ridge's score"),
     ("size + mean", "size / 20 + mean", "below ridge"),
+]  # fmt: skip
+
+# -- DBIM of order 2: by the weights that are exact for z0_hat = 1 and z0_hat = lam
+
+ANSWERS["ex14"] = """
+import torch
+
+def dbim2(denoise, z_T, kernel, times, randn=torch.randn):
+    a, b, std = kernel(times[1])
+    z = a * z_T + b * denoise(z_T, times[0]) + std * randn(z_T.shape, device=z_T.device)
+    lam_u = None
+    for t, s in zip(times[1:], times[2:]):
+        new, (a, b, std), (a_s, b_s, std_s) = denoise(z, t), kernel(t), kernel(s)
+        if s == 0:
+            return new
+        r, lam, lam_s = std_s / std, torch.log(b / std), torch.log(b_s / std_s)
+        of_1 = b_s - r * b
+        of_lam = b_s * (lam_s - 1) - r * b * (lam - 1)
+        on_old = 0 if lam_u is None else (of_lam - lam * of_1) / (lam_u - lam)
+        z = r * z + (a_s - r * a) * z_T + (of_1 - on_old) * new + on_old * (0 if lam_u is None else old)
+        old, lam_u = new, lam
+    return z
+"""
+MISTAKES["ex14"] = [
+    ("b * denoise(z_T, times[0]) + std * randn(z_T.shape, device=z_T.device)", "b * denoise(z_T, times[0])", "z after the boot is off"),
+    ("old, lam_u = new, lam", "old = new", "this is order 1"),
+    ("/ (lam_u - lam)", "/ (lam - lam_u)", "the slope has the wrong sign"),
+    ("/ (lam_u - lam)", "/ (lam - lam_s)", "not the one to come"),
+    ("(of_lam - lam * of_1)", "of_1 * (lam_s - lam) / 2", "DPM-Solver++"),
+    ("(of_lam - lam * of_1)", "b_s * (lam_s - lam) ** 2 / 2", "right for small h only"),
+    ("(a_s - r * a)", "a_s", "z_T's own weight is less"),
+    ("if s == 0:", "if s < 0:", "infinite at s = 0"),
+    ("lam_u = None\n", "old, lam_u = 0 * z, torch.tensor(torch.nan)\n", "T has no lambda"),
+    ("z = r * z +", "z = r * z + 0 * randn(z_T.shape) +", "randn is called"),
+    ("new, (a, b, std), (a_s, b_s, std_s) = denoise(z, t)", "new, (a, b, std), (a_s, b_s, std_s) = (denoise(z, t) + denoise(z, t)) / 2", "one evaluation at each"),
 ]  # fmt: skip
 
 # -- the exam of the exam

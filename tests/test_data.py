@@ -1,4 +1,4 @@
-"""Every loader of data.py, on small official trees written here; no network, no real data set."""
+"""Every loader of data.py and data_cc3m.py, on small official trees written here; no network."""
 
 import io
 import json
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import data
+import data_cc3m
 import data_files
 import glyphs
 from data import load
@@ -55,7 +56,7 @@ def together(name, root, **options):
 
 
 @pytest.fixture(scope="module")
-def glyphs():
+def drawn():
     return {s: load("glyphs", split=s) for s in SPLITS}
 
 
@@ -63,24 +64,24 @@ def bare_names(split):
     return {split.captions[j] for j in np.unique(split.pairs[split.bare, 1])}
 
 
-def test_glyphs_count(glyphs):
+def test_glyphs_count(drawn):
     """The embedded set has lost or gained images: fonts, names or the blank test changed."""
-    assert 46_000 < sum(len(s.images) for s in glyphs.values()) < 48_000
-    assert len(glyphs["val"].images) > 2_000 and len(glyphs["test"].images) > 2_000
-    image = glyphs["test"].images[7]
+    assert 46_000 < sum(len(s.images) for s in drawn.values()) < 48_000
+    assert len(drawn["val"].images) > 2_000 and len(drawn["test"].images) > 2_000
+    image = drawn["test"].images[7]
     assert (image.mode, image.size) == ("L", (32, 32)) and image.getextrema()[1] > 100
 
 
-def test_glyphs_splits_share_no_character(glyphs):
+def test_glyphs_splits_share_no_character(drawn):
     """A character of the test split was seen in training, in another typeface."""
-    train, val, test = (bare_names(glyphs[s]) for s in SPLITS)
+    train, val, test = (bare_names(drawn[s]) for s in SPLITS)
     assert not (train & val or train & test or val & test)
     assert len(train) > 5_000 and min(len(val), len(test)) > 250
 
 
-def test_glyphs_full_and_bare_captions(glyphs):
+def test_glyphs_full_and_bare_captions(drawn):
     """A full caption describes another image than its own, or a bare one misses some typeface."""
-    s = glyphs["val"]
+    s = drawn["val"]
     n = len(s.images)
     assert (s.pairs[~s.bare] == np.arange(n)[:, None]).all()
     assert all(s.captions[j] == s.images.name(j) for j in range(n))
@@ -92,21 +93,21 @@ def test_glyphs_full_and_bare_captions(glyphs):
     assert np.bincount(s.pairs[s.bare, 1])[n:].max() == 12
 
 
-def test_stix_holds_no_training_character(glyphs):
+def test_stix_holds_no_training_character(drawn):
     """The cross-domain test set contains characters that training saw, or can be trained on."""
-    train = bare_names(glyphs["train"])
+    train = bare_names(drawn["train"])
     for side in ("val", "test"):
         stix = load("glyphs-stix", split=side)
         assert len(stix.images) > 200 and not bare_names(stix) & train
-        assert bare_names(stix) & bare_names(glyphs[side])
-        assert stix.key != glyphs[side].key
+        assert bare_names(stix) & bare_names(drawn[side])
+        assert stix.key != drawn[side].key
     with pytest.raises(DataError, match="never trained on"):
         load("glyphs-stix", split="train")
 
 
-def test_split_keys_differ(glyphs):
+def test_split_keys_differ(drawn):
     """Two splits share a latent-cache key, so one would be answered with the other's latents."""
-    assert len({s.key for s in glyphs.values()}) == 3
+    assert len({s.key for s in drawn.values()}) == 3
 
 
 # --------------------------------------------------------------------------------------------------
@@ -122,22 +123,41 @@ def test_strings_roundtrip():
         strings[4]
 
 
-def test_side_of_is_splitmix64():
+def crc_by_hand(data):
+    """CRC-32 as in ISO 3309, bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0xEDB88320 * (crc & 1)
+    return crc ^ 0xFFFFFFFF
+
+
+def test_split_is_by_crc32():
     """The split of a data set changed: numbers measured before cannot be compared any more."""
-
-    def reference(x, m=2**64):
-        z = (x + 0x9E3779B97F4A7C15) % m
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % m
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % m
-        return (z ^ (z >> 31)) / m
-
-    assert reference(0) == 0xE220A8397B1DCDAF / 2**64  # the published first output of seed 0
+    assert crc_by_hand(b"123456789") == 0xCBF43926  # the published check value
+    u = [crc_by_hand(i.to_bytes(8, "little")) / 2**32 for i in range(2_000)]
+    expected = [(x >= 0.90) + (x >= 0.95) for x in u]
     sides = data_files.split_by_hash(range(2_000), [0.90, 0.95], "x")
-    expected = [(reference(i) >= 0.90) + (reference(i) >= 0.95) for i in range(2_000)]
     assert sides.tolist() == expected
+    assert data_files.name_ids(["123456789"]) == [0xCBF43926]
+    names = data_files.split_by_name(["a/7.png", "b/7.png", "8.png", "9.png"], [0.5], "x")
+    assert names[0] == names[1]  # by the last part of a path
 
 
-def test_side_of_small_and_stable():
+def test_split_shares():
+    """CRC-32 of consecutive numbers is uneven: a split gets far too many items, or too few."""
+    for step in (1, 2, 10, 1000, 4096):
+        ids = np.arange(100_000) * step
+        for cuts, shares in (([0.90, 0.95], [0.90, 0.05, 0.05]), ([0.98], [0.98, 0.02])):
+            found = np.bincount(data_files.split_by_hash(ids, cuts, "x")) / len(ids)
+            assert np.abs(found - shares).max() < 0.01
+    names = [f"photo{k}.jpg" for k in range(10_000)]
+    found = np.bincount(data_files.split_by_name(names, [0.90, 0.95], "x")) / 10_000
+    assert np.abs(found - [0.90, 0.05, 0.05]).max() < 0.01
+
+
+def test_split_small_and_stable():
     """A tiny set has an empty split, equal ids are torn apart, or a new id moves an old one."""
     for n in range(3, 40):
         for start in (0, 1000, 10**12):
@@ -146,9 +166,8 @@ def test_side_of_small_and_stable():
     ids = np.arange(3000)
     sides = data_files.split_by_hash(ids, [0.90, 0.95], "x")
     assert (data_files.split_by_hash(np.arange(5000), [0.90, 0.95], "x")[:3000] == sides).all()
-    assert (
-        data_files.split_by_hash(np.repeat(ids, 2)[::-1], [0.90, 0.95], "x")[::-2] == sides
-    ).all()
+    twice = data_files.split_by_hash(np.repeat(ids, 2)[::-1], [0.90, 0.95], "x")
+    assert (twice[::-2] == sides).all()
     with pytest.raises(DataError, match="x: 2 separate items"):
         data_files.split_by_hash([5, 5, 6], [0.90, 0.95], "x")
 
@@ -376,9 +395,8 @@ def test_cc3m_incomplete_keys(tmp_path):
     path = tmp_path / "cc3m-train-0000.tar"
     with tarfile.open(path, "w") as tar:
         for k, kinds in enumerate(["txt jpg", "txt", "jpg", "jpg txt", "txt jpg"] * 3):
-            extra = tarfile.TarInfo(
-                f"PaxHeaders.7/{k:04d}.txt"
-            )  # as GNU tar writes before a member
+            # as GNU tar writes before a member
+            extra = tarfile.TarInfo(f"PaxHeaders.7/{k:04d}.txt")
             extra.type = tarfile.XHDTYPE
             tar.addfile(extra)
             for kind in kinds.split():
@@ -386,13 +404,72 @@ def test_cc3m_incomplete_keys(tmp_path):
                 info = tarfile.TarInfo(f"./dir.d/{k:04d}.{kind}")
                 info.size = len(body)
                 tar.addfile(info, io.BytesIO(body))
-    rows = data.scan_tar(str(path))
+    rows = data_cc3m.scan_tar(str(path))
     raw = path.read_bytes()
     texts = [raw[at : at + size].decode() for at, size in rows[:, 3:]]
     assert texts == [f"text {k}" for k in range(15) if k % 5 in (0, 3, 4)]
     jpegs = [raw[at : at + size] for _, at, size in rows[:, :3]]
     reds = [Image.open(io.BytesIO(jpeg)).getpixel((1, 1))[0] for jpeg in jpegs]
     assert np.abs(np.array(reds) - [int(t[5:]) * 16 for t in texts]).max() < 8
+
+
+def write_members(path, members, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as tar:
+        for name, body in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            tar.addfile(info, io.BytesIO(body))
+
+
+@pytest.mark.parametrize("order", ["neighbours", "pictures first", "backwards"])
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_cc3m_keys(tmp_path, order, kind):
+    """Pairs vanish whose keys have dots, capitals or over 100 bytes, or do not stand together."""
+    long = "a-long-title-of-a-web-page-" * 5
+    keys = {
+        k: [f"{k:04d}", f"22.{k:02d}", f"{long}{k}", f"d{k}/7", f"naïve {k}"][k % 5]
+        for k in range(20)
+    }
+    pictures = [
+        (f"{key}.{['jpg', 'JPG', 'Jpeg'][k % 3]}", image_bytes((k * 12, 0, 0)))
+        for k, key in keys.items()
+    ]
+    texts = [(f"{key}.{['txt', 'TXT'][k % 2]}", f"text {k}".encode()) for k, key in keys.items()]
+    members = [m for pair in zip(pictures, texts, strict=True) for m in pair]
+    if order != "neighbours":
+        members = pictures + (texts if order == "pictures first" else texts[::-1])
+    write_members(tmp_path / "validation" / "00000.tar", members, format=kind)
+    split = load("cc3m", tmp_path, "test")
+    assert sorted(int(text.split()[1]) for text in split.captions) == list(range(20))
+    for i, j in split.pairs:
+        red = split.images[i].getpixel((1, 1))[0]
+        assert abs(red - 12 * int(split.captions[j].split()[1])) < 8
+
+
+def test_cc3m_damaged_header(tmp_path):
+    """A shard is read up to its first damaged header, and what follows is lost in silence."""
+    path = tmp_path / "cc3m-train-0000.tar"
+    write_shard(path, range(20))
+    whole = path.read_bytes()
+    header = whole.index(b"000000009.jpg")
+    for place in (0, 124, 148, 156, 257):  # name, size, checksum, type, magic of one of 60 headers
+        damaged = bytearray(whole)
+        damaged[header + place] ^= 0x55
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(DataError, match="cc3m-train-0000.tar: .*damaged"):
+            load("cc3m", tmp_path, "train")
+
+
+def test_cc3m_shard_needs_no_objects(tmp_path):
+    """The members of a shard are kept as objects of tarfile: gigabytes for all of CC3M."""
+    path = tmp_path / "cc3m-train-0000.tar"
+    write_members(path, [(f"{k // 2:06d}.{['jpg', 'txt'][k % 2]}", b"") for k in range(2_000)])
+    tracemalloc.start()
+    rows = data_cc3m.scan_tar(str(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(rows) == 1_000 and peak < 200_000, peak  # with all members, 900 KB
 
 
 def test_cc3m_broken_shards(tmp_path):
@@ -560,7 +637,10 @@ def test_cifar10_labels_and_splits(cifar):
     for split in (train, val, test):
         assert list(split.captions) == [f"a picture of a {name}" for name in CLASSES]
         assert (split.pairs[:, 0] == np.arange(len(split.images))).all() and not split.bare.any()
-    label = lambda split, i: split.pairs[i, 1]
+
+    def label(split, i):
+        return split.pairs[i, 1]
+
     assert [label(test, i) for i in (0, 1, 9_999)] == [0, 1, 9]
     assert [label(train, i) for i in (0, 1, 9_999, 10_000, 10_001)] == [1, 2, 0, 2, 3]
     assert label(val, 4_999) == (9_999 + 5) % 10 and label(val, 0) == 0

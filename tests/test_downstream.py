@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+import checkpoints
 import encoders
 import evaluate
-import runs
 import train
 from errors import EncoderError
 from latents import Latents
@@ -240,7 +240,7 @@ def test_pairs_print_both_directions(pairs_of, capsys, monkeypatch):
             expected += means + ([(0.1234, 0.5678)[n]] if pair == pairs[1] else [])
         assert numbers == pytest.approx(expected, abs=6e-4)
     assert list(found) == list(pairs) and found[pairs[0]] != found[pairs[1]]
-    saved = runs.load_checkpoint("runs/pairs/captions-pca-6-tfidf-2/model.pt")
+    saved = checkpoints.load_checkpoint("runs/pairs/captions-pca-6-tfidf-2/model.pt")
     assert [saved["encoders"][m]["spec"] for m in ("image", "text")] == pairs[1].split(",")
     pairs_of(*pairs, "--steps", "20")
     assert len(steps) == 80

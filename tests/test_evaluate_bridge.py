@@ -6,6 +6,7 @@ Of evaluate_bridge.py, bridge_scores.py, tables/lddbm.py and reproduce.py."""
 import itertools
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import torch.nn.functional as fn
 from PIL import Image
 
 import bridge_scores
+import checkpoints
 import evaluate
 import evaluate_bridge
 import glyphs
@@ -66,7 +68,10 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "load_pairs", lambda name, *a, **k: PAIRS[name])
     both = {d: runs.LatentPairs(LATENTS, d) for d in DIRECTIONS}
     real = runs.bridge_pairs
-    fake = lambda a, *rest: both if a.dataset == "glyph-names" else real(a, *rest)
+
+    def fake(args, *rest):
+        return both if args.dataset == "glyph-names" else real(args, *rest)
+
     monkeypatch.setattr(runs, "bridge_pairs", fake)
 
     def run(dataset, finished=True, seed=0):
@@ -87,7 +92,7 @@ def make(tmp_path, monkeypatch):
         (tmp_path / dataset).mkdir(exist_ok=True)
         kept = {"model": "bridge", "args": vars(args), "encoders": {}}
         kept |= {"learners": learners, "finished": finished}
-        runs.save_checkpoint(out + "/model.pt", kept)
+        checkpoints.save_checkpoint(out + "/model.pt", kept)
         return out
 
     return run
@@ -119,7 +124,10 @@ def test_quality_of_images_is_what_it_says(make):
     chosen = np.sort(np.random.default_rng(0).permutation(13)[:7])
     y, x = (torch.from_numpy(a) for a in PAIRS["glyph-sr"].of(chosen))
     true = x.numpy() / 127.5 - 1
-    draw = lambda s, n=3: net.sample(y, n, randn=runs.cpu_randn(s))[0].clamp(-1, 1)
+
+    def draw(seed, n=3):
+        return net.sample(y, n, randn=runs.cpu_randn(seed))[0].clamp(-1, 1)
+
     for seed in (0, 1):
         assert value(rows, "ours", "psnr", seed) == pytest.approx(psnr(draw(seed).numpy(), true))
     eight = torch.stack([draw(s) for s in range(8)])
@@ -197,9 +205,10 @@ def test_the_companions(make, monkeypatch, capsys, dataset, names):
 
     monkeypatch.setattr(lddbm, "trained_run", learn)
     run = BridgeRun(folder, CPU)
-    runs_of = lambda *flags: list(
-        BridgeEvaluation(run, evaluate_bridge.parse([folder, *flags])).runs
-    )
+
+    def runs_of(*flags):
+        return list(BridgeEvaluation(run, evaluate_bridge.parse([folder, *flags])).runs)
+
     assert runs_of() == ["ours"] and f"python reproduce.py {folder}" in capsys.readouterr().out
     lddbm.train_companions(run)
     assert list(trained) == [f"{folder}/{name}" for name in names]
@@ -266,18 +275,19 @@ def not_blank(path):
         return np.asarray(image.convert("L")).std() > 5
 
 
-def test_the_nearest_face_is_seen():
-    """Solids are drawn from behind, upside down, or with their far side on top."""
-    low, high = np.zeros((2, 32, 32, 32), bool)
-    low[26:30, 14:18, 14:18] = high[2:6, 14:18, 14:18] = True
-    at = lambda image: np.argwhere(image > 0).mean(0)[0]
-    assert at(pictures.depth_map(high)) < 27 < 37 < at(pictures.depth_map(low))
-    wall = np.zeros((32, 32, 32), bool)
-    wall[4:28, 3:29, 3:29] = True
-    assert (pictures.depth_map(wall) > 0.8).mean() > 0.1  # its upper face, which is lit
-    hollow = wall.copy()
-    hollow[8:24, 8:24, 8:24] = False  # a cavity that nobody sees from outside
-    assert np.abs(pictures.depth_map(wall) - pictures.depth_map(hollow)).max() < 1e-3
+def test_the_nearest_voxels_are_seen():
+    """Solids are drawn from behind, upside down, or with what is hidden."""
+    high, low, near = np.zeros((3, 32, 32, 32), bool)
+    high[2:6, 14:18, 14:18] = low[26:30, 14:18, 14:18] = near[2:6, 14:18, 4:8] = True
+
+    def top(solid):
+        return np.argwhere(pictures.depth_map(solid) > 0)[0].tolist()
+
+    assert top(high) == [2, 14] and top(low) == [26, 14]
+    assert 0 < pictures.depth_map(high).max() < pictures.depth_map(near).max() <= 1
+    assert np.array_equal(pictures.depth_map(high | near), pictures.depth_map(near))
+    for solid, (front, *_) in zip(PAIRS["glyph-solids"].x, PAIRS["glyph-solids"].y, strict=True):
+        assert np.array_equal(pictures.depth_map(solid) > 0, front[0] > 0)
 
 
 def test_an_ablation_says_where_the_order_differs(capsys):
@@ -337,9 +347,9 @@ def test_wrong_commands_end_in_one_line(make):
         evaluate_bridge.parse([])
     with pytest.raises(RunError, match="no such table; the tables are .*lddbm-speed"):
         reproduce.main(["lddbm-everything"])
-    saved = runs.load_checkpoint(folder + "/model.pt")
+    saved = checkpoints.load_checkpoint(folder + "/model.pt")
     saved["learners"]["y->x"]["shapes"][0][0] = 3
-    runs.save_checkpoint(folder + "/model.pt", saved)
+    checkpoints.save_checkpoint(folder + "/model.pt", saved)
     with pytest.raises(RunError, match="latent_bridge.py"):
         BridgeRun(folder, CPU)
     with pytest.raises(RunError, match="--resume"):
@@ -368,8 +378,9 @@ def test_reproduce_makes_all_of_a_run(make, monkeypatch):
     folder, done = make("glyph-sr"), []
     monkeypatch.setattr(lddbm, "train_companions", lambda run: done.append("companions"))
     for name in evaluate_bridge.BRIDGE_TASKS:
-        task = lambda evaluation, name=name: done.append(name)
-        monkeypatch.setitem(evaluate_bridge.BRIDGE_TASKS, name, task)
+        monkeypatch.setitem(
+            evaluate_bridge.BRIDGE_TASKS, name, partial(lambda n, _: done.append(n), name)
+        )
     reproduce.main([folder])
     assert done == ["companions", "quality", "trade-off", "samples", "tsne"]
     done.clear()

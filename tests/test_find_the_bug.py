@@ -34,9 +34,9 @@ def ddim(level):
 def dbim(kept):
     def body(z_t, z_T, z0_hat, now, then, eta, noise):
         (a_t, b_t, std_t), (a_s, b_s, std_s) = map(float, now), map(float, then)
-        omega = eta * max(0.0, std_s**2 - (std_t * a_s / a_t) ** 2) ** 0.5
+        fresh = eta * max(0.0, std_s**2 - (std_t * a_s / a_t) ** 2) ** 0.5
         eps_hat = (z_t - a_t * z_T - b_t * z0_hat) / std_t
-        mixed = kept(std_s, omega, std_t * a_s / a_t) * eps_hat + omega * noise
+        mixed = kept(std_s, fresh, std_t * a_s / a_t) * eps_hat + fresh * noise
         return a_s * z_T + b_s * z0_hat + mixed
 
     return body
@@ -88,10 +88,10 @@ BODIES = {  # right, right in another way, the bug that is shown, the one that i
         ddim(lambda T, S, k: T - k * (T // S)),
     ),
     2: (
-        dbim(lambda std_s, omega, least: max(0.0, std_s**2 - omega**2) ** 0.5),
+        dbim(lambda std_s, fresh, least: max(0.0, std_s**2 - fresh**2) ** 0.5),
         other_2,
-        dbim(lambda std_s, omega, least: std_s),
-        dbim(lambda std_s, omega, least: least),
+        dbim(lambda std_s, fresh, least: std_s),
+        dbim(lambda std_s, fresh, least: least),
     ),
     3: (
         ranker(lambda s, best, right: (s >= best).sum(1)),

@@ -12,7 +12,8 @@ from scipy.integrate import solve_ivp
 
 from ddim_translator import gamma_star
 from theory import gamma as G
-from theory import report
+from theory import gamma_four_numbers as four_numbers
+from theory import gamma_samples, gamma_table7, report
 
 VERDICTS = {f"G{i}": "needs a condition" for i in range(1, 10)}
 VERDICTS |= {key: "fails" for key in ("G4", "G6")}
@@ -44,14 +45,14 @@ def test_cosine_is_that_of_vectors():
     F /= np.linalg.norm(F, axis=1, keepdims=True)
     gamma, norm = rng.lognormal(size=500), lambda x: np.linalg.norm(x, axis=1)
     of = lambda x, y: (x * y).sum(1) / norm(x) / norm(y)
-    found = G.cosine(gamma, norm(cM), of(z, cM), of(z, F), of(cM, F))
+    found = four_numbers.cosine(gamma, norm(cM), of(z, cM), of(z, F), of(cM, F))
     assert np.allclose(found, of(z, cM + gamma[:, None] * F), rtol=0, atol=1e-12)
 
 
 def test_vectors_have_their_numbers():
     """Otherwise gamma_star is asked about other vectors than the numbers say."""
     c1, q, kappa = triples(1, 40)
-    cM, F, z = G.vectors(2.5, c1, q, kappa)
+    cM, F, z = four_numbers.vectors(2.5, c1, q, kappa)
     pairs = ((z, cM, c1), (z, F, q), (cM, F, kappa), (z, z, 1), (F, F, 1), (cM, cM, 6.25))
     for x, y, value in pairs:
         scale = 2.5 if (x is cM) != (y is cM) else 1
@@ -61,10 +62,10 @@ def test_vectors_have_their_numbers():
 def test_best_cosine_is_the_projection_or_an_end():
     """Otherwise the best is not the supremum: against a sweep, and a projection where inside."""
     c1, q, kappa = triples(2, 3000)
-    best = G.best_cosine(c1, q, kappa)
-    assert np.abs(best - G.sweep(c1, q, kappa)[1]).max() < 1e-9
+    best = four_numbers.best_cosine(c1, q, kappa)
+    assert np.abs(best - four_numbers.sweep(c1, q, kappa)[1]).max() < 1e-9
     inside = (q > c1 * kappa) & (c1 > q * kappa)
-    cM, F, z = (x.numpy()[inside] for x in G.vectors(1.7, c1, q, kappa))
+    cM, F, z = (x.numpy()[inside] for x in four_numbers.vectors(1.7, c1, q, kappa))
     plane = np.stack([cM, F], 2)  # (n, 3, 2)
     project = plane @ np.linalg.pinv(plane) @ z[:, :, None]
     assert np.allclose(np.linalg.norm(project[:, :, 0], axis=1), best[inside], atol=1e-9)
@@ -76,35 +77,45 @@ def test_break_even_in_every_case():
     c1, q, kappa = triples(4, 250_000)
     c1, q, kappa = (x[c1 > 0] for x in (c1, q, kappa))
     a, free = np.random.default_rng(5).lognormal(size=(2, len(c1)))
-    edge = G.break_even(a, c1, q, kappa)
+    edge = four_numbers.break_even(a, c1, q, kappa)
     never, always = edge == np.inf, edge == 0
     assert len(edge) > 100_000 and min(never.sum(), always.sum(), (~never & ~always).sum()) > 9000
-    at = lambda gamma, rows: G.cosine(gamma[rows], a[rows], c1[rows], q[rows], kappa[rows])
+    at = lambda gamma, rows: four_numbers.cosine(
+        gamma[rows], a[rows], c1[rows], q[rows], kappa[rows]
+    )
     assert (at(free, never) > c1[never]).all() and (at(free, always) < c1[always]).all()
     rows = ~never & ~always
     share = 1 - np.random.default_rng(6).uniform(1e-3, 1, len(edge))
     assert (at(edge * share, rows)[share[rows] > 0] > c1[rows][share[rows] > 0]).all()
     assert (at(edge * (1.001 + free), rows) < c1[rows]).all()
-    assert G.break_even(0.8, 0.8, 0.3, 0.0) == pytest.approx(2 * 0.64 * 0.3 / (0.64 - 0.09))
+    assert four_numbers.break_even(0.8, 0.8, 0.3, 0.0) == pytest.approx(
+        2 * 0.64 * 0.3 / (0.64 - 0.09)
+    )
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: G.cosine(1, 1, 1.2, 0, 0), "c1 = 1.2"),
-        (lambda: G.cosine(1, 1, 0, np.nan, 0), "q = nan"),
-        (lambda: G.cosine(1, 0, 0.5, 0.5, 0), "a = 0"),
-        (lambda: G.cosine(np.inf, 1, 0.5, 0.5, 0), "gamma = inf"),
-        (lambda: G.best_cosine(0.5, 0.5, -1), "parallel"),
-        (lambda: G.best_cosine(0.9, 0.9, 0.0), "no three vectors"),
-        (lambda: G.break_even(1, -0.1, 0.5, 0), "c1 = -0.1"),
-        (lambda: G.diagnose(torch.ones(2, 3), torch.ones(2, 3), torch.ones(3, 2)), "shapes"),
-        (lambda: G.diagnose(*torch.eye(3).repeat(3, 1, 1) * 2), "length 1"),
-        (lambda: G.diagnose(torch.zeros(2, 3), torch.ones(2, 3), torch.eye(2, 3)), "is 0"),
-        (lambda: G.averaged(1.1), "R = 1.1"),
-        (lambda: G.averaged(0.5, 0), "K = 0"),
-        (lambda: G.guided_limit(0.7, 1), "share"),
-        (lambda: G.guided_limit(0.1, -1), "omega"),
+        (lambda: four_numbers.cosine(1, 1, 1.2, 0, 0), "c1 = 1.2"),
+        (lambda: four_numbers.cosine(1, 1, 0, np.nan, 0), "q = nan"),
+        (lambda: four_numbers.cosine(1, 0, 0.5, 0.5, 0), "a = 0"),
+        (lambda: four_numbers.cosine(np.inf, 1, 0.5, 0.5, 0), "gamma = inf"),
+        (lambda: four_numbers.best_cosine(0.5, 0.5, -1), "parallel"),
+        (lambda: four_numbers.best_cosine(0.9, 0.9, 0.0), "no three vectors"),
+        (lambda: four_numbers.break_even(1, -0.1, 0.5, 0), "c1 = -0.1"),
+        (
+            lambda: four_numbers.diagnose(torch.ones(2, 3), torch.ones(2, 3), torch.ones(3, 2)),
+            "shapes",
+        ),
+        (lambda: four_numbers.diagnose(*torch.eye(3).repeat(3, 1, 1) * 2), "length 1"),
+        (
+            lambda: four_numbers.diagnose(torch.zeros(2, 3), torch.ones(2, 3), torch.eye(2, 3)),
+            "is 0",
+        ),
+        (lambda: gamma_samples.averaged(1.1), "R = 1.1"),
+        (lambda: gamma_samples.averaged(0.5, 0), "K = 0"),
+        (lambda: gamma_samples.guided_limit(0.7, 1), "share"),
+        (lambda: gamma_samples.guided_limit(0.1, -1), "omega"),
     ],
 )
 def test_refusals(call, message):
@@ -115,13 +126,13 @@ def test_refusals(call, message):
 
 def test_diagnose_one_row_and_many():
     """Otherwise the four means, gamma* or the best cosine are swapped: one row is exact."""
-    cM, F, z = G.vectors(2.0, 0.6, 0.5, 0.2)
-    one = G.diagnose(7 * z, cM, F)
+    cM, F, z = four_numbers.vectors(2.0, 0.6, 0.5, 0.2)
+    one = four_numbers.diagnose(7 * z, cM, F)
     star = 2 * (0.5 - 0.12) / (0.6 - 0.1)
     best = ((0.36 + 0.25 - 0.12) / 0.96) ** 0.5
     assert list(one.values()) == pytest.approx([2, 0.6, 0.5, 0.2, star, best], rel=1e-12)
-    assert G.cosine(star, 2, 0.6, 0.5, 0.2) == pytest.approx(best, rel=1e-12)
-    many = G.diagnose(*(torch.cat(x) for x in ((z, z), (cM, 3 * cM), (F, F))))
+    assert four_numbers.cosine(star, 2, 0.6, 0.5, 0.2) == pytest.approx(best, rel=1e-12)
+    many = four_numbers.diagnose(*(torch.cat(x) for x in ((z, z), (cM, 3 * cM), (F, F))))
     assert many["a"] == pytest.approx(4) and many["c1"] == pytest.approx(0.6)
 
 
@@ -130,65 +141,78 @@ def test_diagnose_one_row_and_many():
 
 def test_gamma_one_is_never_best_in_the_papers_model():
     """Otherwise the closed forms miss the best gamma, or it reaches 1 before s = 0, rho = 1."""
-    e_gamma, e_cos, largest, least, _ = G.unit_model(seed=8, n=321)
+    e_gamma, e_cos, largest, least, _ = four_numbers.unit_model(seed=8, n=321)
     assert e_gamma < 1e-6 and e_cos < 1e-12 and largest < 1 and least > 0
-    cM, F, z = G.vectors(1e-3, 1e-3, (1 - 1e-6) ** 0.5, 0.0)  # s = 1e-6, rho = 1
+    cM, F, z = four_numbers.vectors(1e-3, 1e-3, (1 - 1e-6) ** 0.5, 0.0)  # s = 1e-6, rho = 1
     assert gamma_star(cM, F, z) == pytest.approx(1, abs=1e-6)
 
 
 def test_break_even_at_one():
     """Otherwise the rule, or the cosine 0.9152 above which no F helps, is wrong."""
-    hurts, wrong, helped, root = G.at_one(seed=9, n=150_000)
+    hurts, wrong, helped, root = four_numbers.at_one(seed=9, n=150_000)
     assert wrong == 0 and 0.7 < hurts < 0.85 and 0 < root - helped < 1e-4
     assert root**0.5 == pytest.approx(0.9152, abs=5e-5)
     for s, sign in ((root - 1e-6, 1), (root + 1e-6, -1)):  # the largest q there is
-        gain = G.cosine(1.0, s**0.5, s**0.5, (1 - s) ** 0.5, 0.0) - s**0.5
+        gain = four_numbers.cosine(1.0, s**0.5, s**0.5, (1 - s) ** 0.5, 0.0) - s**0.5
         assert np.sign(gain) == sign
 
 
 def test_eq21_needs_its_conditions():
     """Otherwise Eq. 21 is blamed where it holds, or the general formula fails somewhere."""
-    error, short, eq21, wrong = G.general(seed=10, n=110_000, stars=300, h2=5)
+    error, short, eq21, wrong = four_numbers.general(seed=10, n=110_000, stars=300, h2=5)
     assert error < 1e-12 and short < 2e-3 and wrong == 0 and eq21 > 0.5
     s, q = 0.5, 0.3
-    assert G.cosine(0.7, s**0.5, s**0.5, q, 0) == pytest.approx((s + 0.7 * q) / (s + 0.49) ** 0.5)
+    assert four_numbers.cosine(0.7, s**0.5, s**0.5, q, 0) == pytest.approx(
+        (s + 0.7 * q) / (s + 0.49) ** 0.5
+    )
 
 
 def test_table_7_breaks_the_bound_of_eq_16():
     """Otherwise an orthogonal F could score what Table 7 has, or random ones break the bound."""
-    for (q, c1, _), most in zip(G.TABLE.values(), (0.5447, 0.5725), strict=True):
-        assert G.bound(c1 - 5e-5) < q - 5e-5 and G.bound(c1) == pytest.approx(most, abs=5e-5)
+    for (q, c1, _), most in zip(gamma_table7.TABLE.values(), (0.5447, 0.5725), strict=True):
+        assert gamma_table7.bound(c1 - 5e-5) < q - 5e-5 and gamma_table7.bound(c1) == pytest.approx(
+            most, abs=5e-5
+        )
     rng = np.random.default_rng(11)  # 2000 groups of 60 vectors, seen along cM = e_1, F = e_2
     size, shift = rng.uniform(0, 1, (2, 2000, 1, 5))
     z = rng.standard_normal((2000, 60, 5)) * size / 4 + shift * [1, 1, 0, 0, 0]
     c1, q = np.moveaxis(z / np.linalg.norm(z, axis=-1, keepdims=True), -1, 0)[:2]
-    ratio = q.mean(1) / G.bound(c1.mean(1))
-    assert (q <= G.bound(c1) + 1e-12).all() and 0.95 < ratio.max() < 1
-    cM, F, z = G.vectors(1.0, 0.8386, 0.628, 0.2)  # not orthogonal: such vectors exist
-    assert G.diagnose(z, cM, F)["q"] > G.bound(0.8386)
+    ratio = q.mean(1) / gamma_table7.bound(c1.mean(1))
+    assert (q <= gamma_table7.bound(c1) + 1e-12).all() and 0.95 < ratio.max() < 1
+    cM, F, z = four_numbers.vectors(1.0, 0.8386, 0.628, 0.2)  # not orthogonal: such vectors exist
+    assert four_numbers.diagnose(z, cM, F)["q"] > gamma_table7.bound(0.8386)
 
 
-@pytest.mark.parametrize("direction", G.TABLE)
+@pytest.mark.parametrize("direction", gamma_table7.TABLE)
 def test_readings_give_the_table_back(direction):
     """Otherwise the implied rho or kappa does not reproduce the cosine of both at gamma = 1."""
-    q, c1, both = G.TABLE[direction]
+    q, c1, both = gamma_table7.TABLE[direction]
     for length in (None, 1, 5, 10, 20):
-        r = G.reading(direction, length)
+        r = gamma_table7.reading(direction, length)
         a = c1 * (length or 1)
-        assert G.cosine(1.0, a, c1, r["q"], r["kappa"]) == pytest.approx(both, rel=1e-12)
-        assert G.cosine(r["gamma_star"], a, c1, r["q"], r["kappa"]) == pytest.approx(r["best"])
+        assert four_numbers.cosine(1.0, a, c1, r["q"], r["kappa"]) == pytest.approx(both, rel=1e-12)
+        assert four_numbers.cosine(r["gamma_star"], a, c1, r["q"], r["kappa"]) == pytest.approx(
+            r["best"]
+        )
         assert length is None or r["q"] == q
-    assert G.reading(direction)["gamma_star"] == pytest.approx(0.392, abs=5e-4)
-    assert G.reading(direction, 1)["lost"] > 0.03 > 0.003 > G.reading(direction, 10)["lost"]
+    assert gamma_table7.reading(direction)["gamma_star"] == pytest.approx(0.392, abs=5e-4)
+    assert (
+        gamma_table7.reading(direction, 1)["lost"]
+        > 0.03
+        > 0.003
+        > gamma_table7.reading(direction, 10)["lost"]
+    )
 
 
 def test_samples_are_worth_what_the_formula_says():
     """Otherwise R^2, R or the K-average is wrong: Monte Carlo, 5 standard errors, K = 1 exact."""
-    for K, (x, se) in G.samples(0.7, (1, 3, 9), h2=300, N=1500, seed=12).items():
-        assert abs(x - G.averaged(0.7, K)) < 5 * se < 0.01
-    assert G.averaged(0.7) == pytest.approx(0.49) and G.averaged(0.7, 1e12) == pytest.approx(0.7)
+    for K, (x, se) in gamma_samples.samples(0.7, (1, 3, 9), h2=300, N=1500, seed=12).items():
+        assert abs(x - gamma_samples.averaged(0.7, K)) < 5 * se < 0.01
+    assert gamma_samples.averaged(0.7) == pytest.approx(0.49) and gamma_samples.averaged(
+        0.7, 1e12
+    ) == pytest.approx(0.7)
     R = np.random.default_rng(13).uniform(0, 1, (100, 1000))  # R(c) of 1000 conditions
-    assert (G.averaged(R, 1).mean(1) >= R.mean(1) ** 2).all()  # the calibration test
+    assert (gamma_samples.averaged(R, 1).mean(1) >= R.mean(1) ** 2).all()  # the calibration test
 
 
 def test_a_sample_after_the_mean_direction_hurts():
@@ -196,30 +220,30 @@ def test_a_sample_after_the_mean_direction_hurts():
     g = torch.Generator().manual_seed(14)
     R, a = 0.75, 0.6
     mu = fn.normalize(torch.randn(2000, 90, generator=g, dtype=torch.float64))
-    z, F = G.scatter(g, R, mu), G.scatter(g, R, mu)
+    z, F = gamma_samples.scatter(g, R, mu), gamma_samples.scatter(g, R, mu)
     assert torch.allclose(z.norm(dim=1), torch.ones(2000).double())
     assert torch.allclose((z * mu).sum(1), torch.full((2000,), R).double())
     for gamma in (0.3, 1.0, 3.0):
-        x = G.cos(z, a * mu + gamma * F)
+        x = fn.cosine_similarity(z, a * mu + gamma * F)
         formula = R * (a + gamma * R) / ((a + gamma * R) ** 2 + gamma**2 * (1 - R**2)) ** 0.5
-        assert G.cosine(gamma, a, R, R**2, R) == pytest.approx(formula, rel=1e-12)
+        assert four_numbers.cosine(gamma, a, R, R**2, R) == pytest.approx(formula, rel=1e-12)
         assert abs(x.mean().item() - formula) < 5 * x.std().item() / 2000**0.5
     R, a, gamma = np.random.default_rng(15).uniform(0.02, 0.98, (3, 120_000))
-    assert (G.cosine(gamma, a, R, R**2, R) < R).all()
+    assert (four_numbers.cosine(gamma, a, R, R**2, R) < R).all()
 
 
 def test_only_a_curved_mean_lets_a_sample_help():
     """Otherwise F helps a linear mean, or fails to help a curved one."""
-    flat, both = G.curved_mean(bend=1e-6, R=0.8, Ks=(4,), h2=20, N=3000, seed=16)
+    flat, both = gamma_samples.curved_mean(bend=1e-6, R=0.8, Ks=(4,), h2=20, N=3000, seed=16)
     assert flat == pytest.approx(0.8, abs=2e-3) and both[4] < flat + 1e-3
-    alone, both = G.curved_mean(bend=2.5, R=0.8, Ks=(1, 8), h2=20, N=3000, seed=17)
+    alone, both = gamma_samples.curved_mean(bend=2.5, R=0.8, Ks=(1, 8), h2=20, N=3000, seed=17)
     assert alone + 0.005 < both[1] < both[8] - 0.01 and both[8] < 0.8
 
 
 @pytest.mark.parametrize("share, omega", [(0.0, 5.0), (0.35, 1.5), (0.6, 5.0)])
 def test_guided_limit_solves_the_ode(share, omega):
     """Otherwise A or B is wrong: dx/dsigma integrated numerically, and 1 < A < 1 + omega."""
-    A, B, _ = G.guided_limit(share, omega)
+    A, B, _ = gamma_samples.guided_limit(share, omega)
     v, v0, top = 0.3, 1 - share, 1e4
 
     def slope(sigma, x):  # x[0]: from a start at 0 with E[z|c] - m = 1; x[1]: start only
@@ -233,8 +257,8 @@ def test_guided_limit_solves_the_ode(share, omega):
 
 def test_guided_limit_where_it_is_elementary():
     """Otherwise the quadrature is off: omega = 0 gives R^2, omega = 2 a cubic."""
-    assert G.guided_limit(0.4, 0) == pytest.approx((1, 0.3**0.5, 0.7), rel=1e-10)
-    A, B, value = G.guided_limit(0.4, 2, R2=0.8)
+    assert gamma_samples.guided_limit(0.4, 0) == pytest.approx((1, 0.3**0.5, 0.7), rel=1e-10)
+    A, B, value = gamma_samples.guided_limit(0.4, 2, R2=0.8)
     x = (0.6 / 0.2 - 1) ** 0.5
     assert A == pytest.approx(1.5 / x / 3 * (2 * x + 2 * x**3 / 3), rel=1e-10)
     assert B == pytest.approx(0.2**0.5 / 3, rel=1e-10)
@@ -244,19 +268,19 @@ def test_guided_limit_where_it_is_elementary():
 def test_guidance_hurts_with_a_large_common_mean():
     """Otherwise the sampler misses its limit, a small common mean hurts too, or centring cures."""
     for share, centre in ((0.0, False), (0.6, False), (0.6, True)):
-        many = G.guided(share, 5, steps=500, centre=centre, h2=150, N=200, seed=18)
-        assert many == pytest.approx(G.guided_limit(share, 5)[2], abs=0.012)
-    at = lambda share, omega, **kw: G.guided(share, omega, h2=90, N=250, seed=19, **kw)
+        many = gamma_samples.guided(share, 5, steps=500, centre=centre, h2=150, N=200, seed=18)
+        assert many == pytest.approx(gamma_samples.guided_limit(share, 5)[2], abs=0.012)
+    at = lambda share, omega, **kw: gamma_samples.guided(share, omega, h2=90, N=250, seed=19, **kw)
     assert at(0.0, 5) > at(0.0, 0) + 0.05 and at(0.35, 5) > at(0.35, 0) + 0.02
     assert at(0.6, 5) < at(0.6, 0) - 0.03 and at(0.6, 1) > at(0.6, 0)
-    assert at(0.6, 5, A=G.guided_limit(0.6, 5)[0]) > at(0.6, 0) + 0.05
+    assert at(0.6, 5, A=gamma_samples.guided_limit(0.6, 5)[0]) > at(0.6, 0) + 0.05
 
 
 def test_means_suffice_only_where_lengths_agree():
     """Otherwise --gamma auto has no reason to search, or searches in the wrong place."""
-    star, auto, top = G.lengths(0.1, seed=20, N=3000)
+    star, auto, top = four_numbers.lengths(0.1, seed=20, N=3000)
     assert top[1] - star[1] < 5e-4 and auto[1] >= star[1] - 1e-9
-    star, auto, top = G.lengths(1.0, seed=21, N=3000)
+    star, auto, top = four_numbers.lengths(1.0, seed=21, N=3000)
     assert top[1] - star[1] > 0.02 and top[1] - auto[1] < 2e-3 and star[0] > 2 * top[0]
 
 
@@ -269,16 +293,16 @@ class Stub:
     def __init__(self, z):
         self.z = fn.normalize(z)
 
-    def parts(self, c, K, steps, omega):
+    def terms(self, c, K, steps, omega):
         assert len(c) == 1000 and steps == 2 and omega == 0.0
-        q, z = G.averaged(0.8, K), self.z[: len(c)]
+        q, z = gamma_samples.averaged(0.8, K), self.z[: len(c)]
         other = fn.normalize(torch.linalg.cross(z, torch.eye(1, 3).double().expand_as(z)))
         return None, (q * z + (1 - q**2) ** 0.5 * other).float()
 
 
 def test_measured_and_drawn_on_known_answers():
     """Otherwise a run's table or picture says something else than its latents do."""
-    cM, F, z = (x.expand(1200, 3) for x in G.vectors(2.0, 0.6, 0.5, 0.2))
+    cM, F, z = (x.expand(1200, 3) for x in four_numbers.vectors(2.0, 0.6, 0.5, 0.2))
     raw, z = torch.zeros(1200, 4), 5 * z
     held = report.Held(raw, z, cM, F, cM, 0.25, np.arange(9), Stub(z), raw)
     got = G.measured(held)
@@ -286,10 +310,13 @@ def test_measured_and_drawn_on_known_answers():
     want = {"a": 2, "c1": 0.6, "q": 0.5, "kappa": 0.2, "gamma_star": 1.52, "best_gamma": 1.52}
     want |= {"run's gamma": 0.25, "best cosine predicted": best, "sweep's best cosine": best}
     want |= {"cosine at gamma_star": best, "R": 0.8}
-    want |= {"K = 1 - (best cosine)^2": 0.64 - G.averaged(0.8, 16) ** 2, "gamma_star / |z|": 0.304}
+    want |= {
+        "K = 1 - (best cosine)^2": 0.64 - gamma_samples.averaged(0.8, 16) ** 2,
+        "gamma_star / |z|": 0.304,
+    }
     want |= {"cosine at 1": (1.2 + 0.5) / 5.8**0.5, "at gamma_star - sweep's best": 0}
-    want |= {f"cos(z, F), K = {K}": G.averaged(0.8, K) for K in (1, 2, 4, 8, 16)}
-    want |= {f"  by R, K = {K}": G.averaged(0.8, K) for K in (1, 2, 4, 8, 16)}
+    want |= {f"cos(z, F), K = {K}": gamma_samples.averaged(0.8, K) for K in (1, 2, 4, 8, 16)}
+    want |= {f"  by R, K = {K}": gamma_samples.averaged(0.8, K) for K in (1, 2, 4, 8, 16)}
     assert {k: got[k] for k in want} == pytest.approx(want, abs=2e-4)
     assert got["sweep's gamma"] == pytest.approx(1.52, rel=0.02)
     assert got["sweep's gamma / |z|"] == pytest.approx(got["sweep's gamma"] / 5)

@@ -258,7 +258,10 @@ def small_split():
 
 def two_encoders():
     """Image i -> (i, 2 i, -i) + 0.5; caption j -> (j, 10 j)."""
-    texts = lambda numbers: np.array([[x, 10 * x] for x in numbers])
+
+    def texts(numbers):
+        return np.array([[x, 10 * x] for x in numbers])
+
     text = encoders.Encoder("fake-text", "text", "e" * 16, 2, float, texts)
     return counter([]), text
 

@@ -18,14 +18,16 @@ from PIL import Image
 from test_data import CLASSES, NAMES
 from test_evaluate import check, not_blank, table
 
+import baselines
 import data
 import encoders
 import evaluate
 import glyphs
 import metrics
 import pictures
+import reproduce
 import train
-from tables import captioning, text_to_image
+from tables import captioning, small_clip, text_to_image
 
 COLOURS = {"red": (230, 40, 30), "green": (40, 200, 60), "blue": (70, 90, 250)}
 SAYS = "A {0} {1}.|{1} drawn in {0}|the {0} picture of a {1} .|A {1}, it is {0}!|one {0} {1}"
@@ -136,7 +138,8 @@ def trees(tmp_path_factory):
         patch.setattr(pictures, "draw_pictures", few(pictures.draw_pictures, lines=2, samples=1))
         patch.setitem(evaluate.TASKS, "retrieval", few(pictures.retrieval, queries=2, k=2))
         sample = encoders.fixed_sample  # CIFAR-10 has 45,000 images whatever we do
-        patch.setattr(encoders, "fixed_sample", lambda n, most: sample(n, min(most, 400)))
+        for module in (encoders, baselines, evaluate, captioning, text_to_image):
+            patch.setattr(module, "fixed_sample", lambda n, most: sample(n, min(most, 400)))
         yield roots
     shutil.rmtree(roots["cifar10"])  # 184 MB
 
@@ -154,16 +157,11 @@ def runs(trees):
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
             patch.setattr(evaluate, "main", lambda argv: None)  # the first look: all comes below
             train.main(argv)
-        return out, printed(out, "--task", *evaluate.TASKS)
+        with redirect_stdout(io.StringIO()) as text:
+            reproduce.main([out, "--limit", "90"])
+        return out, text.getvalue()
 
     return run_of
-
-
-def printed(out, *argv):
-    """What `evaluate.py RUN ...` prints, on at most 90 pairs."""
-    with redirect_stdout(io.StringIO()) as text:
-        evaluate.main([out, *argv, "--limit", "90"])
-    return text.getvalue()
 
 
 def finite_json(out, file):
@@ -180,13 +178,13 @@ def finite_json(out, file):
     return found
 
 
-def check_marks(out, file, names, methods):
-    """All methods of a table of marks, each with all of its marks; those with chance thrice."""
+def check_scores(out, file, names, methods):
+    """All methods of a table of scores, each with all of its scores; those with chance thrice."""
     rows = finite_json(out, file)["rows"]
     assert set(rows) == set(methods)
     for method, seeds in rows.items():
         assert len(seeds) == 1 + 2 * method.startswith("ours")
-        assert all(list(marks) == names.split() for marks in seeds)
+        assert all(list(scores) == names.split() for scores in seeds)
     return rows
 
 
@@ -205,13 +203,13 @@ def test_tables_are_complete(runs, name):
     assert min(centred) > 0.1, "the pairs are no pairs"
     methods = ["ours, a sample", "ridge", "image of the nearest caption"]
     methods += ["real, through the decoder", "real"]
-    marks = "fid fid_half is is_half r_precision"
-    rows = check_marks(out, "text-to-image.json", marks, methods)
+    names = "fid fid_half is is_half r_precision"
+    rows = check_scores(out, "text-to-image.json", names, methods)
     assert rows["real"][0]["r_precision"] == 1
     methods = ["ours + CapDec", "ours + ClipCap", "ours + nearest caption"]
     methods += ["ClipCap, no translator", "caption of the nearest image"]
     methods += ["CapDec of the true latent"] + ["CapDec, no translator"] * equal
-    check_marks(out, "captioning.json", "bleu1 bleu2 bleu3 bleu4 rouge_l", methods)
+    check_scores(out, "captioning.json", "bleu1 bleu2 bleu3 bleu4 rouge_l", methods)
     assert not re.search(r"\b(nan|inf)\b", text)
 
 
@@ -229,7 +227,7 @@ def test_pictures_are_there_and_skips_are_explained(runs, name):
         assert picture == "loss" or f"saved {out}/{picture}.png" in text
     blocks = re.split(r"\[([\w-]+): \d+ s.*\]\n", text.partition("\n")[2])
     said = {task: block.strip() for block, task in zip(blocks[::2], blocks[1::2], strict=False)}
-    assert list(said) == list(evaluate.TASKS)
+    assert list(said) == [*evaluate.TASKS, "text-to-image", "captioning", "gap"]
     for task in skipped:
         assert said[task].startswith(task + ": ") and "\n" not in said[task], task
 
@@ -263,8 +261,9 @@ def test_a_coco_run_on_other_trees(trees, runs, on, tmp_path):
     """Otherwise MT Tables 4 and 6 cannot be made, or their files replace those of the run's set."""
     out = shutil.copytree(runs("coco")[0], tmp_path / "run")
     before = {f: (out / f).read_bytes() for f in os.listdir(out) if "translation" not in f}
-    rows, argv = table(out), ["--on", on, "--data-dir", str(trees[on])]
-    printed(str(out), *argv)
+    rows = table(out)
+    argv = [str(out), "--on", on, "--data-dir", str(trees[on]), "--limit", "90"]
+    evaluate.main(argv)
     assert table(out)[: len(rows)] == rows
     methods = ["ours", "mean", "ridge", "knn", "mlp", "identity", "noise"]
     check(table(out)[len(rows) :], methods, ["ours", "noise"])
@@ -274,7 +273,10 @@ def test_a_coco_run_on_other_trees(trees, runs, on, tmp_path):
         assert found["dataset"] == on and found["classes"] == dict.fromkeys(CLASSES, 1000)
         assert set(found["accuracy"]) == {*methods, "most frequent class"} - {"noise"}
     else:
-        printed(str(out), *argv, "--task", "retrieval", "text-to-image", "captioning", "gap")
+        evaluation = evaluate.open_evaluation(evaluate.parse(argv), trained=())
+        tasks = (evaluate.TASKS["retrieval"], text_to_image.text_to_image, captioning.captioning)
+        for task in (*tasks, small_clip.gap):
+            task(evaluation)
         made = (
             "retrieval.png gap.png text-to-image.json captioning.json captioning.png captions.txt"
         )

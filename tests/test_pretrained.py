@@ -77,7 +77,11 @@ def test_both_sides_of_clip_share_one_model(tiny_clip, monkeypatch):
     import open_clip
 
     calls, create = [], open_clip.create_model_from_pretrained
-    counted = lambda *a, **k: calls.append(a) or create(*a, **k)
+
+    def counted(*args, **options):
+        calls.append(args)
+        return create(*args, **options)
+
     monkeypatch.setattr(open_clip, "create_model_from_pretrained", counted)
     pretrained.load_clip.cache_clear()
     for modality in ("image", "text", "image"):

@@ -13,8 +13,11 @@ import torch
 from matplotlib.figure import Figure
 
 from theory import proposition1 as p1
+from theory import proposition1_at_least as at_least
+from theory import proposition1_formulas as formulas
+from theory import proposition1_value as value
 from theory import report
-from theory.proposition1 import H2, S, general, printed, probability, tail
+from theory.proposition1_formulas import H2, S, general, printed, probability, tail
 
 mp.mp.dps = 40
 VERDICTS = {f"P{i}": "fails" for i in range(1, 10)}
@@ -62,7 +65,7 @@ def test_printed_and_corrected_against_their_definitions(h2, gamma, s, alpha):
 
 def test_stable_everywhere():
     """Otherwise a value leaves [0, 1] or rises with alpha, or s = 0 or s = 1 divides by zero."""
-    low, high, rise = p1.stable()
+    low, high, rise = value.stable()
     assert low == 0 and high == 1 and rise < 1e-12
     p = probability(np.linspace(-1, 1, 501), 0.3, 0.6, np.array([[3], [70], [10**7]]))
     assert p.shape == (3, 501) and np.isfinite(p).all() and (np.diff(p) <= 0).all()
@@ -73,9 +76,9 @@ def test_stable_everywhere():
 
 def test_typed_in_overflows():
     """Otherwise Eq. 23 with Gamma functions works at h2 = 512, and beta needs no clipping."""
-    assert p1.naive(0.1, 342) == pytest.approx(tail(0.1, 343), rel=1e-6)
-    assert not np.isfinite([p1.naive(0.1, h2) for h2 in (343, 344, 512)]).any()
-    assert p1.naive(2.0, 8) == pytest.approx(6.0625) and tail(2.0, 9) == 0
+    assert value.naive(0.1, 342) == pytest.approx(tail(0.1, 343), rel=1e-6)
+    assert not np.isfinite([value.naive(0.1, h2) for h2 in (343, 344, 512)]).any()
+    assert value.naive(2.0, 8) == pytest.approx(6.0625) and tail(2.0, 9) == 0
 
 
 # -- against the construction, made here in another way
@@ -101,9 +104,9 @@ def rotated(gamma, s, h2, k, N, seed, length=1.0, drift=0.0, kappa=0.0, a=None):
 def test_corrected_value_against_the_construction(gamma, s, h2, k):
     """Otherwise the corrected Eq. 23 is not the probability in the proposition's own model."""
     x = rotated(gamma, s, h2, k, 30_000, seed=h2)
-    alpha = p1.alpha_at([-1.5, -0.5, 0.5, 1.5], gamma, s, h2, k)
-    assert (p1.errors(x, alpha, probability(alpha, gamma, s, h2, k)) < 5).all()
-    assert p1.errors(x, alpha, printed(alpha, gamma, s, h2)).max() > 10
+    alpha = formulas.alpha_at([-1.5, -0.5, 0.5, 1.5], gamma, s, h2, k)
+    assert (formulas.errors(x, alpha, probability(alpha, gamma, s, h2, k)) < 5).all()
+    assert formulas.errors(x, alpha, printed(alpha, gamma, s, h2)).max() > 10
     assert x.std() == pytest.approx(alpha[3] / 3 - alpha[0] / 3, rel=0.03)  # 3 sd apart
 
 
@@ -111,13 +114,15 @@ def test_lengths_and_angles_against_the_construction():
     """Otherwise |z|, |c M| or cos(c M, F) enters wrongly; gamma / |z| is what counts."""
     alpha = np.array([0.6, 0.7, 0.8])
     x = rotated(3.0, 0.55, 11, 1, 30_000, seed=1, length=7.0)
-    assert (p1.errors(x, alpha, probability(alpha, 3.0 / 7, 0.55, 11)) < 5).all()
-    assert p1.errors(x, alpha, probability(alpha, 3.0, 0.55, 11)).max() > 10
+    assert (formulas.errors(x, alpha, probability(alpha, 3.0 / 7, 0.55, 11)) < 5).all()
+    assert formulas.errors(x, alpha, probability(alpha, 3.0, 0.55, 11)).max() > 10
     same = general(alpha, 3.0, 7 * np.sqrt(0.55), np.sqrt(0.55), 0.0, 10)
     assert same == pytest.approx(probability(alpha, 3.0 / 7, 0.55, 11), rel=1e-10)
     for a, kappa in ((2.0, 0.5), (5.0, -0.6)):
         x = rotated(3.0, 0.55, 11, 1, 30_000, seed=2, length=7.0, kappa=kappa, a=a)
-        assert (p1.errors(x, alpha, general(alpha, 3.0, a, np.sqrt(0.55), kappa, 10)) < 5).all()
+        assert (
+            formulas.errors(x, alpha, general(alpha, 3.0, a, np.sqrt(0.55), kappa, 10)) < 5
+        ).all()
 
 
 # -- verdicts, both ways
@@ -126,21 +131,21 @@ def test_lengths_and_angles_against_the_construction():
 def test_eq_22_is_one_dimension_off():
     """Otherwise the density of Eq. 22 fits vectors of R^d: it fits those of R^(d+1)."""
     for d, seed in ((2, 5), (3, 6), (5, 7)):
-        u, p_printed, p_right = p1.inner_products(d, seed=seed)
+        u, p_printed, p_right = value.inner_products(d, seed=seed)
         assert p_printed < 1e-6 and p_right > 1e-3
         assert u.var() == pytest.approx(1 / d, rel=0.05)
 
 
 def test_printed_is_no_lower_bound():
     """Otherwise Eq. 23 is not too high where it says less than 1/2, or is where it says more."""
-    points, violations = p1.signs()
+    points, violations = at_least.signs()
     assert points >= 1e5 and violations == 0
-    alpha = p1.alpha_at(2, 1.0, S, H2)
+    alpha = formulas.alpha_at(2, 1.0, S, H2)
     times = printed(alpha, 1.0, S, H2) / probability(alpha, 1.0, S, H2)
     assert times == pytest.approx(6.07, abs=0.01)
     assert printed(0.8394, 1.0, S, H2) == pytest.approx(1.19e-20, rel=0.01)
     assert probability(0.8394, 1.0, S, H2) == pytest.approx(2.89e-83, rel=0.01)
-    alpha = p1.alpha_at(-1, 1.0, S, H2)
+    alpha = formulas.alpha_at(-1, 1.0, S, H2)
     assert 0.5 < printed(alpha, 1.0, S, H2) < probability(alpha, 1.0, S, H2)
     # its condition matters: with k = 48 of 64 and a small s there are exceptions
     alpha = np.linspace(0.4 / np.sqrt(0.65) + 1e-3, 1, 99)
@@ -149,56 +154,60 @@ def test_printed_is_no_lower_bound():
 
 def test_at_least_needs_dominance():
     """Otherwise the corrected value bounds every F; it bounds those scattered about r."""
-    cases, margin = p1.better_laws(dims=(5, 40), laws=150, seed=3)
+    cases, margin = at_least.better_laws(dims=(5, 40), laws=150, seed=3)
     assert cases >= 1e5 and margin > -1e-12
-    alpha = p1.alpha_at(np.linspace(-2, 2, 9), 0.5, 0.6, 13)
+    alpha = formulas.alpha_at(np.linspace(-2, 2, 9), 0.5, 0.6, 13)
     bound = probability(alpha, 0.5, 0.6, 13)
     for drift in (0.0, 0.5, 2.0):
-        p = p1.frequency(rotated(0.5, 0.6, 13, 1, 20_000, 4, drift=drift), alpha)
+        p = formulas.frequency(rotated(0.5, 0.6, 13, 1, 20_000, 4, drift=drift), alpha)
         assert (p >= bound - 5 * np.sqrt(0.25 / 20_000)).all() and (drift < 1 or p.min() > 0.3)
     rho = np.where(np.random.default_rng(0).random(5000) < 0.3, 0.9, -0.2)
     x = (0.7 + 0.3 * np.sqrt(0.3) * rho) / np.sqrt(0.79)
-    assert rho.mean() > 0.1 and p1.frequency(x, 0.78) < 0.33 < printed(0.78, 0.3, 0.7, H2)
+    assert rho.mean() > 0.1 and formulas.frequency(x, 0.78) < 0.33 < printed(0.78, 0.3, 0.7, H2)
 
 
 def test_samples_and_directions_differ():
     """Otherwise the mean s, or n = h2 - k for uneven residuals, would do."""
     s = np.random.default_rng(8).uniform(0.2, 0.9, 15_000)
-    x = p1.construct(0.5, s, 21, N=15_000, seed=9)
-    assert p1.errors(x, 0.7, probability(0.7, 0.5, s, 21).mean()) < 5
-    assert p1.errors(x, 0.7, probability(0.7, 0.5, s.mean(), 21)) > 10
-    p, n_eff = p1.uneven(power=1.0, n=90, N=20_000, seed=10)
+    x = formulas.construct(0.5, s, 21, N=15_000, seed=9)
+    assert formulas.errors(x, 0.7, probability(0.7, 0.5, s, 21).mean()) < 5
+    assert formulas.errors(x, 0.7, probability(0.7, 0.5, s.mean(), 21)) > 10
+    p, n_eff = value.uneven(power=1.0, n=90, N=20_000, seed=10)
     assert n_eff < 30 and abs(tail(0.1, n_eff) - p) < 0.02 < p - tail(0.1, 90) - 0.05
-    assert p1.uneven(power=0.0, n=90, N=20_000, seed=11)[1] == pytest.approx(90, rel=0.05)
+    assert value.uneven(power=0.0, n=90, N=20_000, seed=11)[1] == pytest.approx(90, rel=0.05)
 
 
 def test_best_gamma():
     """Otherwise some gamma > 0 beats gamma = 0 below sqrt(s), or sqrt(alpha^2 - s) above it."""
-    assert p1.gammas(seed=12)[0] == 0
+    assert at_least.gammas(seed=12)[0] == 0
     grid = np.linspace(1e-4, 2, 20_000)
     for alpha, s, h2, k in ((0.6, 0.3, 8, 1), (0.9, 0.75, 30, 4)):
-        p, (gamma, highest) = probability(alpha, grid, s, h2, k), p1.best(alpha, s, h2, k)
+        p, (gamma, highest) = probability(alpha, grid, s, h2, k), at_least.best(alpha, s, h2, k)
         assert grid[p.argmax()] == pytest.approx(gamma, abs=2e-4) and 0 < highest < 0.5
         assert p.max() == pytest.approx(highest, rel=1e-6)
         assert gamma**2 == pytest.approx(alpha**2 - s)
     x = rotated(0.6, 0.5, 9, 1, 20_000, seed=16)  # and it pays on average
     assert abs(x.mean() - 0.5 / np.sqrt(0.5 + 0.36)) < 5 * x.std() / 20_000**0.5
-    assert p1.best(0.83, S, H2) == (0, 1) and probability(0.83, 1e-3, S, H2) == 1
-    assert p1.best(-0.9, 0.3, 5) == (0, 1)
+    assert at_least.best(0.83, S, H2) == (0, 1) and probability(0.83, 1e-3, S, H2) == 1
+    assert at_least.best(-0.9, 0.3, 5) == (0, 1)
 
 
 def test_guarantee_covers():
     """Otherwise the held-out bound is above the truth more often than delta, or far too low."""
-    assert p1.dkw(40_000, 0.05) == pytest.approx(0.0061194, abs=1e-7)
-    assert 0.945 < p1.coverage(N=150, seed=13) < 0.965
-    assert p1.coverage(N=150, seed=13, copies=5) < 0.6
+    assert at_least.dkw(40_000, 0.05) == pytest.approx(0.0061194, abs=1e-7)
+    assert 0.945 < at_least.coverage(N=150, seed=13) < 0.965
+    assert at_least.coverage(N=150, seed=13, copies=5) < 0.6
     alphas = np.linspace(0, 1, 201)
     truth = probability(alphas, 0.8, 0.5, 9)
-    x = p1.construct(0.8, 0.5, 9, N=60 * 2000, seed=14).reshape(2000, 60)
-    right = np.mean([(p1.guarantee(row, alphas, 0.2) <= truth).all() for row in x])
+    x = formulas.construct(0.8, 0.5, 9, N=60 * 2000, seed=14).reshape(2000, 60)
+    right = np.mean([(at_least.guarantee(row, alphas, 0.2) <= truth).all() for row in x])
     assert 0.8 - 5 * np.sqrt(0.16 / 2000) < right < 0.9
-    want = [1 - p1.dkw(2, 0.5), 0.5 - p1.dkw(2, 0.5), 0]  # cos >= alpha includes alpha itself
-    assert p1.guarantee([0.3, 0.5], [0.2, 0.5, 0.6], 0.5).tolist() == pytest.approx(want)
+    want = [
+        1 - at_least.dkw(2, 0.5),
+        0.5 - at_least.dkw(2, 0.5),
+        0,
+    ]  # cos >= alpha includes alpha itself
+    assert at_least.guarantee([0.3, 0.5], [0.2, 0.5, 0.6], 0.5).tolist() == pytest.approx(want)
 
 
 def test_claims_and_figure():
@@ -263,11 +272,11 @@ BAD = [
     (lambda: general(0.5, 1, 1, 1.2, 0, 5), r"c1 = 1.2: must be in \[-1, 1\]"),
     (lambda: general(0.5, 1, 1, 0.2, np.nan, 5), "kappa = nan"),
     (lambda: general(0.5, 1, -1, 0.2, 0, 5), "a = -1"),
-    (lambda: p1.dkw(9, 0.7), r"delta = 0.7: must be in \(0, 1/2\]"),
-    (lambda: p1.guarantee(np.zeros((3, 2)), 0.5), r"shape of the cosines = \(3, 2\)"),
-    (lambda: p1.guarantee([], 0.5), r"cosines = \(0,\): must be \(N,\)"),
-    (lambda: p1.guarantee([0.1, np.nan], 0.5), "a cosine = nan"),
-    (lambda: p1.guarantee([0.1], np.nan), "alpha = nan"),
+    (lambda: at_least.dkw(9, 0.7), r"delta = 0.7: must be in \(0, 1/2\]"),
+    (lambda: at_least.guarantee(np.zeros((3, 2)), 0.5), r"shape of the cosines = \(3, 2\)"),
+    (lambda: at_least.guarantee([], 0.5), r"cosines = \(0,\): must be \(N,\)"),
+    (lambda: at_least.guarantee([0.1, np.nan], 0.5), "a cosine = nan"),
+    (lambda: at_least.guarantee([0.1], np.nan), "alpha = nan"),
 ]
 
 

@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # a file may import from lower floors, and from earlier ones of its own
     ["metrics", "ddim_translator", "bridge_networks", "glyphs", "devices"],
-    ["latent_bridge", "data_files", "data_pairs", "data"],
-    ["encoders", "latents"],
+    ["latent_bridge", "data_files", "data_cc3m", "data_pairs", "data"],
+    ["pretrained", "encoders", "latents"],
     ["runs", "arguments"],
     ["baselines", "scores", "bridge_scores", "pictures"],
     ["evaluate", "evaluate_bridge"],
@@ -85,7 +85,8 @@ try:
     runpy.run_path({script!r}, run_name="__main__")
 except SystemExit as stop:
     assert stop.code in (0, None), stop.code
-files = [getattr(m, "__file__", None) for m in list(sys.modules.values())]
+mains = ("__main__", "__mp_main__")  # the script itself; multiprocessing keeps a second name for it
+files = [getattr(m, "__file__", None) for n, m in list(sys.modules.items()) if n not in mains]
 ours = [f for f in files if f and f.startswith({root!r}) and "site-packages" not in f]
 assert {script!r} not in ours, "the script was loaded again under its name"
 assert len(ours) == len(set(ours)), ours

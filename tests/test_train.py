@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import checkpoints
 import latents
 import runs
 import train
@@ -49,7 +50,7 @@ def flags(pair_files, tmp_path, monkeypatch):
 
 
 def weights(folder, which="net"):
-    sides = runs.load_checkpoint(str(folder / "model.pt"))["learners"]
+    sides = checkpoints.load_checkpoint(str(folder / "model.pt"))["learners"]
     return {f"{d} {k}": v for d, side in sides.items() for k, v in side[which].items()}
 
 
@@ -104,7 +105,9 @@ def test_training_learns(flags, tmp_path):
         assert losses[-1] < most * losses[0]
     gamma = [
         s["gamma"]
-        for s in runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["learners"].values()
+        for s in checkpoints.load_checkpoint(str(tmp_path / "run" / "model.pt"))[
+            "learners"
+        ].values()
     ]
     assert all(0 < g < 1e4 for g in gamma)
 
@@ -148,7 +151,7 @@ def test_two_processes_equal_one(flags, tmp_path):
         [*run, *port, "train.py", *two], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert (tmp_path / "two" / "model.pt").exists(), done.stderr[-2000:]
-    assert runs.load_checkpoint(str(tmp_path / "two" / "model.pt"))["step"] == 12
+    assert checkpoints.load_checkpoint(str(tmp_path / "two" / "model.pt"))["step"] == 12
     assert same(
         weights(tmp_path / "one"), weights(tmp_path / "two"), exact=False, rtol=1e-3, atol=2e-5
     )
@@ -169,9 +172,9 @@ def test_mixed_precision_trains(flags, tmp_path, amp):
     a, b = weights(tmp_path / amp), weights(tmp_path / "fp32")
     assert all(v.dtype == b[k].dtype for k, v in a.items())  # master weights stay float32
     assert same(a, b, exact=False, rtol=0.1, atol=0.03) and not same(a, b)
-    scale = runs.load_checkpoint(str(tmp_path / amp / "model.pt"))["learners"]["text->image"][
-        "scaler"
-    ]
+    scale = checkpoints.load_checkpoint(str(tmp_path / amp / "model.pt"))["learners"][
+        "text->image"
+    ]["scaler"]
     assert (scale.get("scale", 0) > 1) == (amp == "fp16")
 
 
@@ -201,14 +204,14 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoint(flags, tmp_path, monke
     monkeypatch.setattr(train, "draw_batch", poisoned)
     with pytest.raises(RunError, match=r"step 10: the loss of text->image is nan.*--lr"):
         train.main(flags())
-    assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 5
+    assert checkpoints.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 5
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
 
 
 def test_checkpoint_is_never_half_written(tmp_path, monkeypatch):
     """Otherwise a kill while saving loses the run: the old file must survive."""
     path = str(tmp_path / "model.pt")
-    runs.save_checkpoint(path, {"step": 1})
+    checkpoints.save_checkpoint(path, {"step": 1})
 
     def dies(obj, file):
         Path(file).write_bytes(b"half")
@@ -216,8 +219,8 @@ def test_checkpoint_is_never_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", dies)
     with pytest.raises(KeyboardInterrupt):
-        runs.save_checkpoint(path, {"step": 2})
-    assert runs.load_checkpoint(path)["step"] == 1
+        checkpoints.save_checkpoint(path, {"step": 2})
+    assert checkpoints.load_checkpoint(path)["step"] == 1
 
 
 @pytest.mark.parametrize("what", ["missing", "noise", "pickle", "truncated"])
@@ -232,7 +235,7 @@ def test_bad_checkpoint_is_one_line(tmp_path, what):
         torch.save({"step": torch.zeros(1000)}, path)
         path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(RunError, match=re.escape(str(path))) as error:
-        runs.load_checkpoint(str(path))
+        checkpoints.load_checkpoint(str(path))
     assert "\n" not in str(error.value)
 
 
@@ -243,7 +246,7 @@ def test_resume_refuses_other_settings(flags, tmp_path):
         train.main(flags("--resume --lr 0.5"))
     with pytest.raises(RunError, match="--overwrite replaces"):
         train.main(flags())
-    assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 12
+    assert checkpoints.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 12
 
 
 @pytest.mark.parametrize(

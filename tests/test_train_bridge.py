@@ -16,6 +16,7 @@ import torch
 from test_train import ROOT, same
 from torch.optim.swa_utils import AveragedModel
 
+import checkpoints
 import evaluate_bridge
 import pictures
 import runs
@@ -71,7 +72,7 @@ def flat(tree, path=""):
 
 
 def saved(folder, direction="y->x"):
-    return runs.load_checkpoint(str(folder / "model.pt"))["learners"][direction]
+    return checkpoints.load_checkpoint(str(folder / "model.pt"))["learners"][direction]
 
 
 def log_of(folder):
@@ -106,7 +107,7 @@ def test_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, more):
         train_bridge.main(flags(more, "killed"))
     train_bridge.main(flags(f"{more} --resume", "killed"))
     a, b = (
-        runs.load_checkpoint(str(tmp_path / k / "model.pt"))["learners"]
+        checkpoints.load_checkpoint(str(tmp_path / k / "model.pt"))["learners"]
         for k in ("whole", "killed")
     )
     assert same(flat(a), flat(b))  # net, ema, scaler, optimizers, shapes
@@ -262,7 +263,7 @@ def test_nan_stops_with_the_step_and_keeps_the_checkpoint(flags, tmp_path, monke
     monkeypatch.setattr(train_bridge, "draw_batch", poisoned)
     with pytest.raises(RunError, match=r"step 10: the loss of y->x is nan.*--lr"):
         train_bridge.main(flags())
-    assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 5
+    assert checkpoints.load_checkpoint(str(tmp_path / "run" / "model.pt"))["step"] == 5
     assert all(v.isfinite().all() for v in flat(saved(tmp_path / "run")).values())
 
 
@@ -273,20 +274,20 @@ def test_resume_refuses_other_settings(flags, tmp_path):
         train_bridge.main(flags("--resume --tau 0.5"))
     with pytest.raises(RunError, match="--overwrite replaces"):
         train_bridge.main(flags())
-    assert runs.load_checkpoint(str(tmp_path / "run" / "model.pt"))["args"]["tau"] == 0.07
+    assert checkpoints.load_checkpoint(str(tmp_path / "run" / "model.pt"))["args"]["tau"] == 0.07
 
 
 def test_checkpoint(flags, tmp_path, monkeypatch):
     """Otherwise evaluate.py cannot rebuild the bridge, takes half a run for a whole one, or a run
     of arrays loads encoders it has no use for."""
-    real, seen = runs.save_checkpoint, []
+    real, seen = checkpoints.save_checkpoint, []
     note = lambda path, c: (seen.append((c["step"], c["finished"])), real(path, c))
-    monkeypatch.setattr(runs, "save_checkpoint", note)
+    monkeypatch.setattr(checkpoints, "save_checkpoint", note)
     monkeypatch.setattr(runs, "load_encoders", lambda *a: pytest.fail("encoders for arrays"))
     assert train_bridge.train(train_bridge.parse(flags("--loss rec --w-nce 0")))
     assert seen == [(5, False), (10, False), (12, False), (12, True)]
     checkpoint, side = (
-        runs.load_checkpoint(str(tmp_path / "run" / "model.pt")),
+        checkpoints.load_checkpoint(str(tmp_path / "run" / "model.pt")),
         saved(tmp_path / "run"),
     )
     assert checkpoint["encoders"] == {} and side["shapes"] == [[7], [1, 8, 8]]
