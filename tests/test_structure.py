@@ -14,10 +14,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [  # a file may import from lower floors, and from earlier ones of its own
+    ["errors", "safe_files"],
     ["metrics", "ddim_translator", "bridge_networks", "glyphs", "devices"],
     ["latent_bridge", "data_files", "data_cc3m", "data_pairs", "data"],
     ["pretrained", "encoders", "latents"],
-    ["runs", "arguments"],
+    ["checkpoints", "runs", "arguments"],
     ["baselines", "scores", "bridge_scores", "pictures"],
     ["evaluate", "evaluate_bridge"],
     ["train", "train_bridge"],
