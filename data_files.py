@@ -18,6 +18,7 @@ Rules    Nothing is downloaded: what is missing is explained, with its address. 
 
 import io
 import os
+import sys
 import zlib
 from glob import glob
 
@@ -89,6 +90,30 @@ def missing_data(name, root, why):
     where = "no folder was given" if root is None else f"looked in {root}: {why}"
     tree = TREES[name] + "\nNo data at hand? `python train.py` needs none."
     return DataError(f"data set {name} not found ({where}). It needs:{tree}")
+
+
+# --------------------------------------------------------------------------------------------------
+# What a loader says
+
+
+def say(line):
+    """One line for the reader. On stderr, beside the progress bars: stdout is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def report(name, root, found, used, skipped):
+    """Say what became of a set: once for each split that is loaded from disk.
+
+    found, used   words: "8,091 pictures and 40,455 captions", "7,280 pictures for train"
+    skipped       {reason: [item, ...]}: what was left out; the first item of each reason is named
+
+    captions ~/flickr8k: found 8,092 pictures; used 7,280 for train; skipped 1: no such file
+    (first: 123.jpg)"""
+    parts = [f"found {found}", f"used {used}"]
+    for reason, items in skipped.items():
+        if items:
+            parts.append(f"skipped {len(items):,}: {reason} (first: {items[0]})")
+    say(f"{name} {root}: {'; '.join(parts)}")
 
 
 # --------------------------------------------------------------------------------------------------
