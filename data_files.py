@@ -5,7 +5,9 @@ data.py reads sets of images with captions, data_pairs.py sets of paired arrays.
 would else be in each of their loaders:
 
 Map      TREES, missing_data    what each set must look like on disk, and where to download it
+         say, report            what a loader tells of what it found, used and skipped
          read_image             THE picture decoder: every file of every set goes through it
+         colour_of              is a set grey or colour?
          picture_folder         pictures as a sequence that opens one file at a time
          load_array             the array in a .npy or .npz file
          split_by_hash          train, val and test without a list: each item decides by itself
@@ -28,7 +30,7 @@ from PIL import Image
 from errors import DataError
 from glyphs import Lazy
 
-PICTURES = (".png", ".jpg", ".jpeg")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FLOAT32_MOST = 3e38  # beyond it, a float64 becomes inf when it is made a float32
 
 # What a loader expects below ROOT, and where it comes from. A missing set is answered with this.
@@ -37,6 +39,7 @@ TREES = {
   ROOT/annotations/captions_{train,val}2014.json         (or 2017)
   ROOT/train2014/COCO_train2014_000000000009.jpg ...     (or ROOT/images/train2014/...)
   ROOT/dataset_coco.json                                 optional: Karpathy's split
+  With the val part alone, the smaller download, this is split into train, val and test.
   http://images.cocodataset.org/zips/{train2014,val2014}.zip    13.5 and 6.6 GB (2017: 19.3, 0.8)
   http://images.cocodataset.org/annotations/annotations_trainval{2014,2017}.zip   0.25 GB each
   https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip""",
@@ -52,15 +55,19 @@ TREES = {
     "celeba": """
   ROOT/img_align_celeba/000001.jpg ... 202599.jpg
   ROOT/list_attr_celeba.txt, ROOT/list_eval_partition.txt
+  or the official ROOT/{Anno,Eval,Img}/..., or Kaggle's .csv tables
   http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html       1.4 GB: the aligned and cropped images""",
     "cifar10": """
   ROOT/cifar-10-batches-bin/{data_batch_1,...,data_batch_5,test_batch}.bin, batches.meta.txt
   https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz       0.17 GB""",
     "captions": """
-  ROOT/captions.txt or captions.csv                rows `image,caption`, any number for an image
-  (or Flickr30k's results.csv, Flickr8k.token.txt)
-  ROOT/*.jpg                                       or in ROOT/{Images,images,flickr30k_images}
-  your own photos, or https://shannon.cs.illinois.edu/DenotationGraph (Flickr30k)""",
+  ROOT/captions.csv, captions.txt, metadata.jsonl ...    rows of a picture's name and a sentence,
+                                                         any number of rows for a picture
+     with a header (image,caption; also separated by TAB, | or ;), or `x.jpg,a sentence` from the
+     first line on, or `x.jpg#0 TAB a sentence`
+  ROOT/*.jpg                                             or in folders below: ROOT/Images ...
+  your own photos; Flickr8k and Flickr30k as they are unpacked, from
+  https://shannon.cs.illinois.edu/DenotationGraph or Kaggle""",
     "latents": """
   image_latents=A.npy, text_latents=B.npy          (N, h1), (N, h2) floats: rows i are a pair
   groups=G.npy                                     optional (N,) integers: equal ids fit each other
@@ -77,7 +84,8 @@ TREES = {
     "shapenet": """
   ROOT/ShapeNetRendering/SYNSET/MODEL/rendering/{00,...,23}.png   137 x 137, RGBA
   ROOT/ShapeNetVox32/SYNSET/MODEL/model.binvox                    32 x 32 x 32
-  http://cvgl.stanford.edu/data2/{ShapeNetRendering,ShapeNetVox32}.tgz    made for 3D-R2N2""",
+  http://ftp.cs.stanford.edu/cs/cvgl/{ShapeNetRendering,ShapeNetVox32}.tgz    made for 3D-R2N2;
+  its own address, http://cvgl.stanford.edu/data2/..., no longer answers""",
     "pairs": """
   source_dir=A, target_dir=B                       below ROOT, if any; default ROOT/{source,target}
   A/STEM.{png,jpg,jpeg,npy,npz}, B/STEM...         files of one stem are a pair; .npz of one array
@@ -86,10 +94,12 @@ TREES = {
 
 
 def missing_data(name, root, why):
-    """The DataError for a set that is not there, with its tree: `raise missing_data(...)`."""
+    """The DataError for a set that is not there, with its tree: `raise missing_data(...)`.
+
+    What is wrong comes last: in a terminal the last line is the one that is read."""
     where = "no folder was given" if root is None else f"looked in {root}: {why}"
-    tree = TREES[name] + "\nNo data at hand? `python train.py` needs none."
-    return DataError(f"data set {name} not found ({where}). It needs:{tree}")
+    no_data = "No data at hand? `python train.py` needs none."
+    return DataError(f"{name} needs:{TREES[name]}\n{no_data}\n{name} not found: {where}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -99,6 +109,16 @@ def missing_data(name, root, why):
 def say(line):
     """One line for the reader. On stderr, beside the progress bars: stdout is for results."""
     print(line, file=sys.stderr, flush=True)
+
+
+SAID = set()  # topics of `say_once`
+
+
+def say_once(topic, line):
+    """The same for what is true of many files: the first of them is named, the rest is not."""
+    if topic not in SAID:
+        SAID.add(topic)
+        say(line)
 
 
 def report(name, root, found, used, skipped):
@@ -120,21 +140,119 @@ def report(name, root, found, used, skipped):
 # Pictures and arrays
 
 
+# What EXIF's orientation says of a photo -> how it has to be turned. Phones store a photo as their
+# sensor saw it, often lying on its side, and write down how they were held.
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow's names of the pixels that it converts to 8-bit RGB as one would expect: black and white,
+# grey, a palette, colour; with alpha (A), or multiplied by it (a); inks, video, hue.
+PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
 def read_image(source, name, mode=None):
     """A PIL image from a path or from the bytes of a file, all its pixels decoded.
 
     mode: "RGB", "RGBA" or "L", to which it is converted; None: "L" if it is grey, else "RGB".
+    Whatever the file holds, one rule a kind leads to 8 bits a channel:
+
+        16-bit grey     divided by 257, so that 65535 becomes 255; said once
+        floats          times 255; they must lie in [0, 1]
+        transparent     laid on white, as a browser shows it, unless "RGBA" is wanted; said once
+        turned          upright, by its EXIF orientation
+        several frames  the first one; said once
+        colour profile  ignored, as by PyTorch's loaders
+        anything else   refused
+
     OSError tells `name`."""
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file) as image:
-            if mode is None:
-                mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-            # Pillow reads the pixels only now: a file that was cut short is noticed here.
-            return image.convert(mode)
+        with Image.open(file) as opened:
+            # A file that was cut short is noticed here: opening it has read its header alone.
+            opened.load()
+            turn = TURNS.get(opened.getexif().get(ORIENTATION))
+            # Photos of phones are often MPO, with a small preview as their second frame.
+            frames = getattr(opened, "n_frames", 1)
+            if frames > 1 and opened.format != "MPO":
+                say_once("frames", f"{name}: the first of {frames} frames is taken")
+            image = eight_bits(opened, name)
+        if turn is not None:
+            image = image.transpose(turn)
+        # Pixels that cannot be seen have any colour, often black: without a ground they would show.
+        if mode != "RGBA":
+            image = on_white(image, name)
+        if mode is None:
+            mode = "L" if image.mode in ("1", "L") else "RGB"
+        return image.convert(mode)
     except Exception as error:
         # Decoders raise SyntaxError, struct.error, DecompressionBombError and more.
         raise OSError(f"{name}: cannot read this image ({error})") from error
+
+
+def eight_bits(image, name):
+    """The image in one of Pillow's 8-bit modes. ValueError where there is no rule for its pixels.
+
+    Pillow's own `convert` cuts off what is over 255: of 16-bit grey all becomes white, and of
+    floats in [0, 1] all black."""
+    # Pillow calls 16-bit grey I;16, or I, its 32-bit integers, in formats that have no 32 bits.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        x = np.asarray(image)
+        say_once("16 bits", f"{name}: 16-bit grey is divided by 257, so that 65535 becomes 255")
+        if x.max() < 64 * 257:
+            told = f"{name}: of 16-bit grey up to {x.max()}, {x.max() // 257 + 1} levels are left"
+            say_once("few levels", told)
+        # A PNG may say that one of its grey values stands for transparent.
+        clear = x == image.info.get("transparency", -1)
+        return Image.fromarray(np.where(clear, 255, np.rint(x / 257)).astype(np.uint8))
+
+    if image.mode == "F":
+        x = np.asarray(image)
+        # NaN is no number >= 0, so this refuses it, too.
+        if not (x.min() >= 0 and x.max() <= 1):
+            raise ValueError(f"floats from {x.min():g} to {x.max():g}; only [0, 1] has a rule")
+        return Image.fromarray(np.rint(x * 255).astype(np.uint8))
+
+    if image.mode not in PLAIN + WITH_ALPHA:
+        raise ValueError(f"no rule for its mode {image.mode}: save it as 8-bit grey or RGB")
+    return image
+
+
+def on_white(image, name):
+    """An image without transparency: where it had some, white shows through."""
+    if image.mode not in WITH_ALPHA and "transparency" not in image.info:
+        return image
+    solid = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    # La and RGBa are multiplied by their alpha already: undo that first.
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    # Most files with an alpha channel do not use it: nothing to tell.
+    if image.getchannel("A").getextrema()[0] < 255:
+        say_once("alpha", f"{name}: transparent pixels are laid on white")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert(solid)
+
+
+def colour_of(images, sample):
+    """ "L" if all the sampled images are grey, else "RGB". Broken ones are passed over.
+
+    sample: indices of images. The first image alone says little: COCO has hundreds of grey photos
+    among its colour ones."""
+    for i in sample:
+        try:
+            if images[i].mode != "L":
+                return "RGB"
+        except OSError:
+            pass  # latents.py counts broken files, and names them
+    return "L"
 
 
 def picture_folder(root, files):
