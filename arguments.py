@@ -29,6 +29,7 @@ EMBEDDED = ("glyphs", "glyph-names", "glyph-sr", "glyph-edges", "glyph-faces", "
 ONLY_FOR = [
     ("image_latents text_latents groups", ("latents",)),
     ("celeba_train", ("celeba",)),
+    ("partial", ("captions", "coco", "celeba")),
     ("source_dir target_dir", ("pairs",)),
     ("size", ("celebahq", "ffhq", "edges2handbags", "shapenet")),
     ("poses", ("glyph-solids",)),
@@ -111,6 +112,11 @@ def shared_parser(description, datasets, flags):
     )
     data("--groups", help="latents: .npy, (N,) ids; rows of one id are right answers to each other")
     data("--celeba-train", action="store_true", help="celeba: train on it; MT only tests on it")
+    data(
+        "--partial",
+        action="store_true",
+        help="captions, coco, celeba: use the pictures that are there",
+    )
     if set(datasets) & set(PAIRS):
         data("--source-dir", help="pairs: folder of y; its files and those of x share their stems")
         data("--target-dir", help="pairs: folder of x")

@@ -20,9 +20,9 @@ differs is who describes what, who decides on train, val and test, and what has 
 Pictures stay on disk until they are read, each time anew. The frozen encoders read each once.
 
 Map      load              the function that other files call
-         LOADERS           name -> loader: coco, celeba, cifar10, captions, latents are here, cc3m
-                           is in data_cc3m.py; data_files.TREES says what each of them expects
-         split_from_rows   [(file, caption), ...] -> Split, for coco, celeba and captions
+         LOADERS           name -> loader: coco, celeba, cifar10, latents are here, cc3m is in
+                           data_cc3m.py, captions in data_captions.py, with what coco and celeba
+                           share with it; data_files.TREES says what each of them expects
          main              counts, and a picture
 Letters  N images, L captions, P pairs, i an image, j a caption
 Try      python data.py                   counts of the embedded set, and a picture of it
@@ -31,127 +31,115 @@ Try      python data.py                   counts of the embedded set, and a pict
 """
 
 import argparse
-import json
 import os
-import re
 import textwrap
 from glob import glob
 
 import numpy as np
 
+from data_captions import captions, split_from_rows
 from data_cc3m import cc3m
-from data_files import (
-    file_stamps,
-    fits_float32,
-    load_array,
-    missing_data,
-    name_ids,
-    picture_folder,
-    split_by_hash,
-)
+from data_files import file_stamps, fits_float32, load_array, missing_data, say_once, split_by_hash
 from data_pairs import PAIRS, load_pairs, save_pairs
+from data_tables import Row, parse_json, read_text
 from errors import DataError, run_script
 from glyphs import FACES, SPLITS, STIX, Images, Lazy, Split, Strings, digest, draw_glyphs
-
-
-def split_from_rows(name, split, root, tops, rows, sources):
-    """Split of rows [(relative path, caption), ...]; an image has as many captions as rows.
-
-    tops     folders below root where the pictures may be: the first with one of them is taken
-    sources  the files whose change makes the rows, or their latents, out of date"""
-    # Captions lose line breaks and double blanks; empty ones go.
-    rows = [(file, " ".join(text.split())) for file, text in rows if text.strip()]
-    files = list(dict.fromkeys(file for file, _ in rows))  # each once, in the order of the rows
-    folder = folder_of(name, root, tops, files) if files else ""
-
-    # Caption j is that of row j; its image is found by its file.
-    number = {file: i for i, file in enumerate(files)}
-    image_of = np.array([number[file] for file, _ in rows], np.int64)
-    pairs = np.stack([image_of, np.arange(len(rows))], axis=1)  # (P, 2)
-    return Split(
-        picture_folder(folder, Strings(files)),
-        Strings(text for _, text in rows),
-        pairs,
-        np.zeros(len(rows), bool),
-        digest(name, split, files, file_stamps(sources)),
-    )
-
-
-def folder_of(name, root, tops, files):
-    """The first of the folders root/top that has one of the first hundred files."""
-    for top in tops:
-        folder = os.path.join(root, top)
-        if any(os.path.isfile(os.path.join(folder, file)) for file in files[:100]):
-            return folder
-    raise missing_data(name, root, f"no image {files[0]}")
-
-
-def rows_of_split(rows, ids, cuts, split, where):
-    """Those of the rows whose ids fall into the split; see data_files.split_by_hash."""
-    part = split_by_hash(ids, cuts, where)
-    return [row for row, number in zip(rows, part, strict=True) if number == SPLITS[split]]
-
 
 # --------------------------------------------------------------------------------------------------
 # COCO
 
 
-def coco(root, split):
+def coco(root, split, partial=False):
     """COCO, 5 to 7 captions an image: 2014 (the paper's) if there, else 2017.
 
-    test = the official val images; val = 2 % of the official train images, taken out of train. Or
-    Karpathy's split, if ROOT/dataset_coco.json is there: not comparable, for his val and test are
-    5,000 images each of val2014, and he trains on the rest of it."""
-    karpathy = os.path.join(root, "dataset_coco.json")
-    annotations = os.path.join(root, "annotations")
-    # One year for all three splits: train2017 contains images of val2014.
-    year = 2014 if glob("captions_*2014.json", root_dir=annotations) else 2017
-    folder = f"{'val' if split == 'test' else 'train'}{year}"
-    path = os.path.join(annotations, f"captions_{folder}.json")
+    test = the official val images; val = 2 % of the official train images, taken out of train. The
+    official val part alone is cut into 90 / 5 / 5 %. Or Karpathy's split, if ROOT/dataset_coco.json
+    is there: not comparable, for his val and test are 5,000 images each of val2014, and he trains
+    on the rest of it. partial: as in data_captions.split_from_rows."""
+    tops = ("", "images")
     # Who puts Karpathy's file there wants his split.
-    if os.path.isfile(karpathy):
-        path = karpathy
+    path = os.path.join(root, "dataset_coco.json")
+    if os.path.isfile(path):
+        rows = coco_rows(karpathy_rows, path, split, {})
+        return split_from_rows("coco", split, root, tops, rows, [path], (), partial)
+
+    year, alone = coco_year(root)
+    folder = f"val{year}" if alone or split == "test" else f"train{year}"
+    path = os.path.join(root, "annotations", f"captions_{folder}.json")
     if not os.path.isfile(path):
         raise missing_data("coco", root, f"no {path}")
+    if alone:
+        told = f"no train{year}, so val{year} is cut into 90 / 5 / 5 %"
+        say_once(path, f"coco {root}: {told}")
+    cuts = [0.90, 0.95] if alone else [0.98] if split != "test" else []
+    skipped = {}
+    rows = coco_rows(official_rows, path, folder, skipped)
+    return split_from_rows("coco", split, root, tops, rows, [path], cuts, partial, skipped)
 
-    # A file cut short is no JSON (ValueError); another JSON has none of these keys.
+
+YEARS = (2014, 2017)
+
+
+def coco_year(root):
+    """(2014 or 2017, whether its val part is there without its train part).
+
+    One year for all three splits: train2017 contains images of val2014."""
+    train = [year for year in YEARS if has_part(root, "train", year)]
+    val = [year for year in YEARS if has_part(root, "val", year)]
+    both = [year for year in train if year in val]
+    if both:
+        return both[0], False
+    if train or val:
+        return (val + train)[0], bool(val)
+    # Nothing is complete: what the year of the annotations lacks will be told.
+    annotations = glob("captions_*2014.json", root_dir=os.path.join(root, "annotations"))
+    return 2014 if annotations else 2017, False
+
+
+def has_part(root, part, year):
+    """Whether both the captions and a folder of pictures are there."""
+    captions = os.path.join(root, "annotations", f"captions_{part}{year}.json")
+    folders = (os.path.join(root, top, f"{part}{year}") for top in ("", "images"))
+    return os.path.isfile(captions) and any(map(os.path.isdir, folders))
+
+
+def coco_rows(read, path, *how):
+    """The rows that a reader finds in a JSON file. DataError: it is another kind of file."""
+    table = parse_json(read_text(path), path)
     try:
-        with open(path, encoding="utf-8") as f:
-            table = json.load(f)
-        if path == karpathy:
-            rows = karpathy_rows(table, split)
-        else:
-            rows = official_rows(table, folder, split, path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return read(table, *how)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: not the official annotations ({error!r})") from error
-    return split_from_rows("coco", split, root, ("", "images"), rows, [path])
 
 
-def official_rows(table, folder, split, path):
-    """[(file, caption), ...] of the split, from COCO's own JSON.
+def official_rows(table, folder, skipped):
+    """[Row, ...] from COCO's own JSON.
 
     {"images": [{"id": 9, "file_name": "COCO_train2014_000000000009.jpg"}, ...],
      "annotations": [{"image_id": 9, "caption": "Closeup of bins of food ..."}, ...]}"""
+    # str: some programs write the ids of one of the two lists as text.
     files = {}
     for image in table["images"]:
-        files[image["id"]] = os.path.join(folder, image["file_name"])
-    captions = table["annotations"]
-    rows = [(files[row["image_id"]], row["caption"]) for row in captions]
-    if split == "test":
-        return rows
-    # By the image's id: all captions of an image go the same way.
-    ids = [row["image_id"] for row in captions]
-    return rows_of_split(rows, ids, [0.98], split, path)
+        files[str(image["id"])] = os.path.join(folder, image["file_name"])
+    rows = []
+    for note in table["annotations"]:
+        number = str(note["image_id"])
+        if number in files:
+            # By the image's id: all captions of an image go the same way.
+            rows.append(Row(files[number], note.get("caption"), int(number) % 2**63))
+        else:
+            skipped.setdefault("its image is not listed", []).append(f"image_id {number}")
+    return rows
 
 
-def karpathy_rows(table, split):
+def karpathy_rows(table, split, skipped):
     """The same from Karpathy's JSON, where each image brings its sentences and its split."""
     rows = []
     for image in table["images"]:
         # "restval": what he left over of val2014, and trains on.
         if image["split"].replace("restval", "train") == split:
             file = os.path.join(image["filepath"], image["filename"])
-            rows += [(file, sentence["raw"]) for sentence in image["sentences"]]
+            rows += [Row(file, sentence.get("raw")) for sentence in image["sentences"]]
     return rows
 
 
@@ -159,35 +147,57 @@ def karpathy_rows(table, split):
 # CelebA
 
 
-def celeba(root, split, allow_train=False):
+def celeba(root, split, allow_train=False, partial=False):
     """CelebA's aligned faces, captioned by `face_caption`, on the official identity-disjoint split.
 
     Only an evaluation set, as in the paper: the train split needs allow_train."""
     if split == "train" and not allow_train:
         raise DataError("celeba: MT only tests on it; test with --on celeba, or say --celeba-train")
-    attributes = os.path.join(root, "list_attr_celeba.txt")
-    partition = os.path.join(root, "list_eval_partition.txt")
+    attributes = celeba_table(root, "Anno", "list_attr_celeba")
+    partition = celeba_table(root, "Eval", "list_eval_partition")
     rows = []
     try:
-        with open(attributes) as f, open(partition) as g:
-            # Line 1: how many rows; line 2: the 40 attributes; then `000001.jpg -1 1 1 ...`.
-            count, names = int(f.readline()), f.readline().split()
-            table = f.readlines()
-            part_of = dict(line.split() for line in g)  # {"000001.jpg": "0", ...}
-        if len(table) != count:
-            raise ValueError(f"{len(table)} rows, not {count}")
+        names, table = celeba_attributes(attributes)
+        part_of = dict(celeba_lines(partition))  # {"000001.jpg": "0", ...}
         # `strict` refuses a row with fewer signs than names: a file that was cut short.
-        for line in table:
-            file, *signs = line.split()
+        for file, *signs in table:
             has = [name for name, sign in zip(names, signs, strict=True) if sign == "1"]
             if part_of[file] == str(SPLITS[split]):  # CelebA too writes 0 train, 1 val, 2 test
-                rows.append((os.path.join("img_align_celeba", file), face_caption(has)))
-    except FileNotFoundError as error:
-        raise missing_data("celeba", root, f"no {error.filename}") from None
-    except (ValueError, KeyError) as error:
+                rows.append(Row(os.path.join("img_align_celeba", file), face_caption(has)))
+    except (ValueError, KeyError, IndexError) as error:
         told = f"{attributes} or {partition}: not the official table"
         raise DataError(f"{told} ({error})") from error
-    return split_from_rows("celeba", split, root, ("",), rows, [attributes, partition])
+    # As one unpacks it; the official folders; Kaggle's img_align_celeba/img_align_celeba.
+    tops = ("", "Img", "img_align_celeba")
+    return split_from_rows("celeba", split, root, tops, rows, [attributes, partition], (), partial)
+
+
+def celeba_table(root, folder, name):
+    """The path of a table in root, or in its official folder; .csv: as Kaggle has it."""
+    for place in ("", folder):
+        for end in (".txt", ".csv"):
+            path = os.path.join(root, place, name + end)
+            if os.path.isfile(path):
+                return path
+    raise missing_data("celeba", root, f"no {name}.txt")
+
+
+def celeba_lines(path):
+    """[[word, ...], ...]: the lines of a table, separated by blanks, or by commas in a .csv."""
+    comma = "," if path.endswith(".csv") else None
+    return [line.split(comma) for line in read_text(path).splitlines() if line.strip()]
+
+
+def celeba_attributes(path):
+    """(names of the 40 attributes, [[file, "-1", "1", ...], ...]). ValueError if rows are lost."""
+    lines = celeba_lines(path)
+    if path.endswith(".csv"):
+        return lines[0][1:], lines[1:]  # image_id,5_o_Clock_Shadow,...
+    # Line 1: how many rows; line 2: the 40 attributes; then `000001.jpg -1 1 1 ...`.
+    count, names, table = int(lines[0][0]), lines[1], lines[2:]
+    if len(table) != count:
+        raise ValueError(f"{len(table)} rows, not {count}")
+    return names, table
 
 
 def face_caption(has):
@@ -238,56 +248,6 @@ def cifar10(root, split):
     pairs = np.stack([np.arange(N), records[:, 0]], axis=1)
     key = digest("cifar10", split, file_stamps(files))
     return Split(Images(pixels, range(N)), captions, pairs, np.zeros(N, bool), key)
-
-
-# --------------------------------------------------------------------------------------------------
-# Your own photos
-
-# A row of the tables in use: x.jpg,a dog      x.jpg,0,a dog      x.jpg#0 TAB a dog
-# x.jpg| 0| a dog      and, once in Flickr30k's results.csv, x.jpg| 4   a dog
-TABLE_ROW = re.compile(
-    r"""([^,|\#]+\.\w+)                                 # the image's name
-        (?: ,(?:\d+,)?  |  \#\d+\t  |  \|\s*\d+\s*\|? )   # what stands between
-        (.*\S)                                          # the caption""",
-    re.VERBOSE,
-)
-
-
-def captions(root, split):
-    """A folder of images with a table of captions: Flickr8k, Flickr30k, your own 12 photos.
-
-    90 / 5 / 5 % by a hash of the image's name. The key sees the photos: they may be exchanged."""
-    tables = ("captions.txt", "captions.csv", "results.csv", "Flickr8k.token.txt")
-    there = [table for table in tables if os.path.isfile(os.path.join(root, table))]
-    if not there:
-        raise missing_data("captions", root, "no captions.txt")
-    path = os.path.join(root, there[0])
-    try:
-        # "-sig": spreadsheets begin a file with an invisible mark, which is not part of a name.
-        with open(path, encoding="utf-8-sig") as f:
-            lines = f.read().splitlines()
-    except ValueError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error})") from error
-
-    rows = []
-    for number, line in enumerate(lines, 1):
-        row = TABLE_ROW.fullmatch(line.strip())
-        if row:
-            text = row[2].strip(' "').replace('""', '"')  # CSV writes "he said ""no"" to her"
-            rows.append((row[1], text))
-        elif line.strip() and (number > 1 or "." in line):  # else it is a header, `image,caption`
-            raise DataError(f"{path} line {number}: expected `image,caption` on one line")
-
-    # By the image's name: all captions of an image go the same way.
-    ids = name_ids(image for image, _ in rows)
-    rows = rows_of_split(rows, ids, [0.90, 0.95], split, path)
-
-    # In which of the folders the pictures are is found out later; their stamps are taken here.
-    tops = ("", "Images", "images", "flickr30k_images")
-    sources = [path]
-    for top in tops:
-        sources += [os.path.join(root, top, image) for image, _ in rows]
-    return split_from_rows("captions", split, root, tops, rows, sources)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -42,8 +42,12 @@ def source_of(args):
 def data_options(args):
     """{option: value} of the flags that only this data set knows."""
     # Loaders take few options: a flag that this one has no use for must not reach it.
+    # getattr: a run of an older version has no such flag.
+    partial = {"partial": True} if getattr(args, "partial", False) else {}
     if args.dataset == "celeba":
-        return {"allow_train": args.celeba_train}
+        return {"allow_train": args.celeba_train} | partial
+    if args.dataset in ("captions", "coco"):
+        return partial
     if args.dataset == "latents":
         flags = ("image_latents", "text_latents", "groups")
     elif args.dataset == "pairs":

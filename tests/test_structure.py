@@ -16,7 +16,15 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [  # a file may import from lower floors, and from earlier ones of its own
     ["errors", "safe_files"],
     ["metrics", "ddim_translator", "bridge_networks", "glyphs", "devices"],
-    ["latent_bridge", "data_files", "data_cc3m", "data_pairs", "data"],
+    [
+        "latent_bridge",
+        "data_files",
+        "data_cc3m",
+        "data_tables",
+        "data_captions",
+        "data_pairs",
+        "data",
+    ],
     ["pretrained", "encoders", "latents"],
     ["checkpoints", "runs", "arguments"],
     ["baselines", "scores", "bridge_scores", "pictures"],
