@@ -10,7 +10,7 @@ train.py: trains the translator of MT, one direction text->image and one image->
 What happens, in the order of this file:
 
     FLAGS         every number of the method, with its default
-    Learner       one direction: the network, its moving average, its optimiser, its loss scaler
+    Learner       one direction: the network, its moving average (EMA), optimiser, loss scaler
     train_step    forward, backward, update: the mixed-precision step, line by line
     train         data -> frozen encoders -> latents -> two learners -> THE LOOP -> gamma
     main          the same, then a first look at the result
@@ -37,18 +37,20 @@ from runs import RunError, RunFolder, cpu_randn, draw_batch, learning_rate, load
 
 LOSSES = ("loss", "L_recon", "L_ddim")
 
-# Where MT gives no number (steps, width, EMA) the paper's column is Diffusion Autoencoders'.
-# The glyph column was chosen on validation for four minutes of two cores (RESULTS.md, "Choices").
+# Three defaults for each number. "full": at full size, the paper's number, or ours where the text
+# names the paper's; where MT gives none (steps, width, EMA) it is Diffusion Autoencoders'.
+# "glyphs": what did best on validation pairs among runs of four minutes on two cores (RESULTS.md,
+# "Choices"). "--quick": for a first try. None: as the column to its left.
 # fmt: off
 FLAGS = [
-    #    name           the paper  glyphs  --quick   what it is
+    #    name                full  glyphs  --quick   what it is
     Flag("steps",        100_000,   2800,    250,    "training steps of each direction"),
     Flag("batch",            256,   None,   None,    "pairs a step, over all processes"),
     Flag("lr",              1e-4,   4e-3,   None,    "AdamW's learning rate"),
     Flag("cosine",         False,   True,   None,    "100 steps of warm-up, then a cosine to 0"),
     Flag("weight_decay",    1e-2,   None,   None,    "AdamW's weight decay"),
     Flag("clip",             1.0,   None,   None,    "limit of the gradient's norm"),
-    Flag("ema",           0.9999,  0.998,   0.97,    "decay of the averaged weights, those used"),
+    Flag("ema",           0.9999,  0.998,   0.97,    "decay of the averaged weights"),
     Flag("width",           2048,    256,   None,    "hidden width of the network"),
     Flag("layers",            10,   None,   None,    "its layers"),
     Flag("dropout",          0.0,   None,   None,    "at the end of each layer; MT gives no rate"),
@@ -61,7 +63,7 @@ FLAGS = [
          choices=("z_0", "eps", "v")),
     Flag("objective",    "joint",   None,   None,    "joint: MT Eq. 9; residual: MT Lemma 1",
          choices=("joint", "residual")),
-    Flag("bare",            0.05,   None,   None,    "glyphs: share of bare names in text->image"),
+    Flag("bare",            0.05,   None,   None,    "glyphs: share of names without typeface"),
     Flag("gamma",         "auto",   None,   None,    "weight of F; auto: best on validation"),
     Flag("omega",            5.0,    0.0,   None,    "guidance, MT Eq. 4; 0 is none"),
     Flag("K",                 16,   None,      4,    "samples averaged in F"),
@@ -136,7 +138,8 @@ def train_step(learner, batch, step, args, device, world=1):
     c, z = c.to(device), z.to(device)
     noise = Noise(*(part.to(device) for part in noise))
 
-    # gamma is measured at the end, on validation pairs; until then it is MT's 1.
+    # gamma is measured at the end, on validation pairs; until then it is MT's 1. In our units 1 is
+    # a small weight, so that F cannot take over what M should learn (PAPERS.md, D5).
     gamma = 1.0 if args.gamma == "auto" else args.gamma
 
     for group in learner.optimizer.param_groups:

@@ -48,10 +48,11 @@ from runs import (
 
 LOSSES = ("L_bridge", "L_pred", "L_infoNCE")
 
-# The paper's column is LD's release where the poster is silent.
+# The columns are those of train.py. "full" is LD's, of its released code where its poster is
+# silent, or ours where the text names LD's.
 # fmt: off
 FLAGS = [
-    #    name            the paper   glyphs  --quick   what it is
+    #    name                 full   glyphs  --quick   what it is
     Flag("steps",         200_000,    4000,    600,    "training steps, of both sides together",
          sets={"glyph-solids": 6000, "glyph-names": 1000, "glyph-faces": 2000}),
     Flag("batch",              64,    None,   None,    "pairs a step, over all processes",
@@ -61,10 +62,10 @@ FLAGS = [
     Flag("cosine",          False,    True,   None,    "100 steps of warm-up, then a cosine to 0"),
     Flag("weight_decay",     1e-2,    None,   None,    "AdamW's weight decay"),
     Flag("clip",              1.0,    None,   None,    "limit of the gradient's norm"),
-    Flag("ema",            0.9999,   0.995,   0.98,    "decay of the averaged weights, those used"),
+    Flag("ema",            0.9999,   0.995,   0.98,    "decay of the averaged weights"),
     Flag("procedure", "iterative",    None,   None,    "how the two sides are trained",
          choices=("iterative", "end-to-end", "two-step")),
-    Flag("ratio",               1,       2,   None,    "iterative: the bridge's turns to one other",
+    Flag("ratio",               1,       2,   None,    "iterative: bridge turns a modality turn",
          sets={"glyph-solids": 1}),
     Flag("loss",           "pred",    None,   None,    "L_pred, or L_rec: plain autoencoders",
          choices=("pred", "rec")),
@@ -210,7 +211,7 @@ def train_step(learner, batch, step, world=1):
     with torch.autocast(device.type, AMP[args.amp], enabled=args.amp != "off"):
         loss, *parts = net.loss(y, x, noise, turn, args.w_pred, args.w_nce, gather)
 
-    # Gradients of both sides are cleared: what is left of an earlier turn would be averaged too.
+    # Gradients of both sides are cleared: average_gradients below would send old ones, too.
     net.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
     if world > 1:

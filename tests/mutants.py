@@ -20,7 +20,7 @@ BRIDGE, NETWORKS = "latent_bridge.py", "bridge_networks.py"
 ORACLES, TURNS = "test_bridge.py", "test_train_bridge.py"
 MUTANTS = [
     ("schedule not cumulative", DDIM, "** torch.arange(T + 1", "* torch.ones(T + 1", TRANSLATOR),
-    ("schedule unscaled", DDIM, "beta = NOISE / T\n", "beta = NOISE / 1000\n", TRANSLATOR),
+    ("schedule unscaled", DDIM, "beta = BETA_TIMES_T / T\n", "beta = BETA_TIMES_T / 1000\n", TRANSLATOR),
     (
         "noising without roots",
         DDIM,
