@@ -25,6 +25,7 @@ import sys
 import torch
 import torch.nn.functional as fn
 
+# Started as a script, Python looks for modules beside it; most of ours are in the folder above.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from ddim_translator import ddim_step, make_alpha
 from latent_bridge import Kernel
