@@ -171,8 +171,8 @@ def dbim(denoise, z_T, kernel, times, eta=0.0, randn=torch.randn):
 def heun(denoise, z_T, kernel, steps=40, churn=0.33, rho=7, t_min=1e-4, randn=torch.randn):
     """DDBM's hybrid sampler, to compare with; the method does not need it.
 
-    A step goes a stretch by an SDE, a path with noise, and the rest by an ODE, without. The share `churn`
-    of it is the SDE's. NFE = 3 steps - 1; at churn = 0 2 steps - 1, and one answer a source."""
+    A step goes a stretch by an SDE, a path with noise, and the rest by an ODE, without; `churn` is
+    the SDE's share. NFE = 3 steps - 1; at churn = 0 2 steps - 1, and one answer a source."""
     # EDM's grid. It begins a little below T: at T, std is 0, and eps_hat would be 0 / 0.
     ends = (kernel.T * (1 - 1e-4)) ** (1 / rho), (kernel.T * t_min) ** (1 / rho)
     times = [*(torch.linspace(*ends, steps, dtype=torch.float64) ** rho).tolist(), 0.0]
