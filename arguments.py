@@ -5,7 +5,10 @@ A paper has one set of numbers, a laptop needs smaller ones, and a first try sma
 a flag may have several defaults, and they stand in ONE place: its row in FLAGS of train.py or
 train_bridge.py, from where `--help` prints them. What counts, strongest first:
 
-    what you type  >  --quick  >  the row's `sets`, by name  >  the glyph sets  >  the paper
+    what you type  >  --quick  >  the row's `sets`, by name  >  the glyph sets  >  full size
+
+"The glyph sets" are those whose name begins with glyph. All others get the full size, which is
+meant for a GPU: on a laptop, give your own --steps and --width
 
 Map      Flag, add     a row, and how argparse learns of it
          shared_parser the flags of both scripts: data, encoders, the run
@@ -45,7 +48,7 @@ class Flag(NamedTuple):
     """A number of the method with all its defaults. None: as the column to its left."""
 
     name: str  # as argparse stores it: "ddim_steps" is --ddim-steps
-    paper: Any  # the paper's value; its type is the flag's
+    full: Any  # at full size: the paper's value, or what `help` says of it; its type is the flag's
     glyphs: Any  # for the embedded sets, which fit minutes on two cores
     quick: Any  # with --quick
     limits: tuple | None  # (least, most), both allowed; None: `choices` say what is allowed
@@ -59,7 +62,7 @@ class Flag(NamedTuple):
 
     def default(self, dataset, quick):
         """The value where nothing was typed."""
-        value = self.paper
+        value = self.full
         if dataset.startswith("glyph") and self.glyphs is not None:
             value = self.glyphs
         value = self.sets.get(dataset, value)
@@ -69,7 +72,7 @@ class Flag(NamedTuple):
 
     def told(self):
         """ "(100000; glyph sets 2800; --quick 250)", for --help."""
-        parts = [f"{self.paper}"]
+        parts = [f"{self.full}"]
         if self.glyphs is not None:
             parts.append(f"glyph sets {self.glyphs}")
         parts += [f"{dataset} {value}" for dataset, value in self.sets.items()]
@@ -82,13 +85,13 @@ def add(group, flag):
     """Tell argparse of one Flag. None stands for "not typed": `resolve` fills it in."""
     # Yes or no; one of a few words; a number of the type that its default has.
     how = {"default": None, "help": f"{flag.help} {flag.told()}"}
-    if isinstance(flag.paper, bool):
+    if isinstance(flag.full, bool):
         how["action"] = argparse.BooleanOptionalAction  # --cosine and --no-cosine
     elif flag.choices:
         how["choices"] = flag.choices
     else:
-        how["type"] = type(flag.paper)
-        how["metavar"] = flag.name.rpartition("_")[2].upper()
+        how["type"] = type(flag.full)
+        how["metavar"] = flag.name.rpartition("_")[2].upper()  # --weight-decay DECAY
     group.add_argument(flag.option, **how)
 
 
@@ -99,7 +102,7 @@ def shared_parser(description, datasets, flags):
     parser = argparse.ArgumentParser(
         description=description,
         allow_abbrev=False,  # --data is not --data-dir: a slip should not find another flag
-        epilog="Numbers in brackets are defaults: the paper's, then those of the embedded sets. "
+        epilog="Numbers in brackets are defaults: full size, then those of the glyph sets. "
         "The values of a run are printed when it starts.",
     )
     # Groups are headings in --help, nothing more.

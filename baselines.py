@@ -64,7 +64,9 @@ def nearest(queries, keys, k):
     # 512 queries at a time: 5,000 against 200,000 keys at once would be a matrix of 4 GB.
     for chunk in queries.split(512):
         similarity = fn.normalize(chunk) @ unit_keys.T  # (512, N)
-        top = similarity.topk(k)
+        # Ties are real: Latin A and Greek Alpha are one picture. max takes the first of equals,
+        # topk any of them, and then the caption of the nearest image might change.
+        top = similarity.max(1, keepdim=True) if k == 1 else similarity.topk(k)
         cosines.append(top.values)
         rows.append(top.indices)
     return torch.cat(cosines), torch.cat(rows)

@@ -151,7 +151,7 @@ class DecoderBlock(nn.Module):
         """h (B, N, W), emb (B, W) of the time, memory (B, M, W)."""
         # Six vectors of each item's t, the same for all its tokens: (B, 1, W) each.
         six = self.ada(emb)[:, None].chunk(6, dim=2)
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = six
+        scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = six
 
         x = modulate(self.norm_1(h), shift_1, scale_1)
         h = h + gate_1 * self.attention(x, x)

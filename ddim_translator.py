@@ -10,15 +10,15 @@ Why a linear map? Least squares finds the part of z that is linear in c: its pro
     encoders that is much (MT, COCO: a cosine of 0.8386 with c M alone), cheap, and hard to overfit.
 Why is it not enough? It cannot bend: what depends on a product or a threshold of c's numbers is
     lost. And where several z are right ("a dog on grass") it gives their mean, like none of them.
-Why a diffusion? CDIM is a network that takes noise away from z a little at a time, looking at c.
-    Started from pure noise it ends at a sample of p(z | c), however bent that is; another noise
-    gives another of the right answers.
+Why a diffusion? CDIM is a sampler: DDIM steps, by a network that sees c, take noise away little
+    by little. From pure noise it comes to a sample of p(z | c), however bent that is; from another
+    noise to another of the right answers.
 Why K samples, averaged? A cosine asks for one vector near all right answers. If their mean
     direction has cosine R with them, a sample has only R^2. R = 0.8: one sample 0.64, the mean of
     16 samples 0.79, of infinitely many 0.80.
 Why Normalize? The mean of samples is shorter the less they agree. F keeps its direction, and gamma
-    alone says how far to go: one number, chosen on validation pairs (`gamma_star`). The price: F
-    goes as far where the samples disagree as where they agree.
+    alone says how far to go: one number, chosen on validation pairs. The price: F goes as far
+    where the samples disagree as where they agree.
 
 Map      make_alpha, noised, ddim_step, guide     the diffusion: noise in, noise out
          time_embedding, Layer, EpsTheta          the network
@@ -29,7 +29,7 @@ Letters  B batch   h1 = dim c   h2 = dim z   K samples   T steps: t = 0 is clean
 Papers   [MT]      Lee, Lee, Pak, Kim, "Modality Translation through Conditional Encoder-Decoder"
          [DDIM]    Song, Meng, Ermon, "Denoising Diffusion Implicit Models", arXiv 2010.02502
          [diffae]  Preechakul et al., "Diffusion Autoencoders", arXiv 2111.15640: the backbone
-Differs  a star marks an equation we changed: "Differences from the papers" says why
+Differs  a star marks an equation we changed: PAPERS.md says why
 Try      python ddim_translator.py        the toy problem, 10 s on one core
 """
 
@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as fn
 from torch import nn
 
-NOISE = 8  # beta = 8 / T, so that alpha_T = (1 - 8 / T)^T is about e^-8 = 3e-4 for any T
+BETA_TIMES_T = 8  # beta = 8 / T, so that alpha_T = (1 - 8 / T)^T is about e^-8 = 3e-4 for any T
 TIME = 64  # numbers that stand for a step number inside the network
 ROWS_AT_T = 8  # every eighth row of a training batch is at t = T: see draw_noise
 
@@ -53,14 +53,14 @@ def make_alpha(T=1000):
 
     (T + 1,) float64, from alpha_0 = 1, clean, to alpha_T, noise. Others write alpha-bar.
     Raises ValueError for T < 9: beta would reach 1."""
-    if T <= NOISE:
+    if T <= BETA_TIMES_T:
         raise ValueError(f"T = {T}: the schedule needs T > 8, for beta = 8 / T must be below 1")
     # A step replaces the share beta of the variance by noise. beta is constant, 0.008 at T = 1000:
     # diffae's choice for latents. DDPM's beta, made for images, rises slowly from 1e-4. Ours is
     # noisier at most t, and the noisier z_t is, the more the network has to read from c.
     # Sampling starts from pure noise, so alpha_T has to be near 0. Hence 8 / T: with 0.008 at
     # T = 50, alpha_T would be 0.67, and training would never show the noise that sampling meets.
-    beta = NOISE / T
+    beta = BETA_TIMES_T / T
     return (1 - beta) ** torch.arange(T + 1, dtype=torch.float64)
 
 
@@ -205,7 +205,7 @@ class Translator(nn.Module):
     Three units (`fit` measures the scales):
     raw              as the encoders give them
     scaled           c: (c - c_mean) c_scale.  z: z z_scale, its mean still in it.
-                     The mean square of a coordinate, about the mean, is 1
+                     The variance, averaged over the coordinates, is 1
     the diffusion's  (scaled z - centre(c)) r_scale: mean 0, mean square 1.  centre(c) is z's mean
                      ("joint"; r_scale = 1) or c M ("residual"; r_scale = 1 / std of what is left)
     Example. A CLIP latent has length 1 and 512 numbers, of std 1 / sqrt(512) = 0.044 if their mean
@@ -325,11 +325,11 @@ class Translator(nn.Module):
     def denoise(self, z_t, t, c, omega=0.0):
         """z0_hat (B, h2) at step t (an int), scaled c; guided if omega is not 0.
 
-        MT guides eps; we guide what the network outputs, z_0 or v, too, with the same result. Given
-        z_t, Eq. 1 is z_0 = A + b eps: A = z_t / sqrt(alpha_t) and b are the same for e_c and e_0.
-        So guiding z_0 makes (1 + omega) A - omega A, which is A, plus b times the guided eps. For
-        example A = 5, b = -1, e_c = 1, e_0 = 3, omega = 1. Guided eps: 2 * 1 - 3 = -1, so z_0 is 6.
-        Guided z_0: 2 * (5 - 1) - (5 - 3) = 6. And v = A' + b' eps, likewise."""
+        MT guides eps, we guide whatever the network outputs: the result is the same. Given z_t, z_0
+        and v are affine in eps, A + b eps with the same A and b for e_c and e_0. Guidance is a sum
+        with weights 1 + omega and -omega, which add up to 1, so A comes out once. Example: A = 5,
+        b = -1, e_c = 1, e_0 = 3, omega = 1. Guided eps: 2 * 1 - 3 = -1, so z_0 = 5 + 1 = 6.
+        Guided z_0: 2 * (5 - 1) - (5 - 3) = 6."""
         B = len(c)
         if omega == 0:
             t_rows = torch.full((B,), t, device=c.device)
@@ -345,7 +345,9 @@ class Translator(nn.Module):
 
     def ddim_sample(self, c, start, steps=10, omega=0.0, eta=0.0, randn=torch.randn):
         """CDIM(c), a sample of z_0, from the noise `start` (B, h2); randn is for eta > 0 alone."""
-        levels = torch.linspace(self.T, 0, steps + 1).round().long().tolist()  # 2: 1000, 500, 0
+        levels = (
+            torch.linspace(self.T, 0, steps + 1).round().long().tolist()
+        )  # steps = 2: 1000, 500, 0
         z_t = start
         for t, s in zip(levels[:-1], levels[1:], strict=True):
             # Guess the end, then go only to the next level s: there the guess will be better.
@@ -451,8 +453,8 @@ def gamma_star(cM, F, z):
 def best_gamma(cM, F, z):
     """What `--gamma auto` takes: the best mean cosine at 0 and 41 points around gamma_star.
 
-    gamma_star is exact for one sample; over samples whose |cM| and cos(z, F) differ, the maximum of
-    the mean lies elsewhere: on glyphs at 1.5 times, worth 0.0005 (theory/gamma.py, G9)."""
+    gamma_star is exact for one row; over rows whose |cM| and cos(z, F) differ, the maximum of the
+    mean lies elsewhere: on glyphs at 1.5 times, worth 0.0005 (theory/gamma.py, G9)."""
 
     def score(gamma):
         return fn.cosine_similarity(z, cM + gamma * F).mean().item()

@@ -6,8 +6,8 @@ two ways to go faster, and both are written out here and in the training scripts
 
 Mixed precision   The forward pass runs in 16 bits, which a GPU multiplies many times faster. The
                   weights stay in 32 bits, since a step changes them by less than 16 bits can tell.
-                  bf16 has the range of float32 and 3 decimal digits. fp16 has 4 digits, but
-                  numbers below 6e-8 become 0: then the loss has to be scaled (see `train_step`).
+                  bf16 has the range of float32 and 2 to 3 decimal digits. fp16 has 3 to 4,
+                  but numbers below 6e-8 become 0: then the loss has to be scaled (`train_step`).
 Data parallelism  `torchrun --nproc_per_node=4 train.py ...` starts four processes. Each has the
                   same weights and works on a quarter of every batch. After the backward pass they
                   exchange gradients and take the mean, so that all make the same step.

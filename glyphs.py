@@ -158,7 +158,7 @@ def digest(*parts):
     h = hashlib.sha256()
     for part in parts:
         h.update(part.tobytes() if isinstance(part, np.ndarray) else str(part).encode())
-        h.update(b"\0")  # else ("ab", "c") and ("a", "bc") were the same
+        h.update(b"\0")  # else ("ab", "c") and ("a", "bc") would be the same
     return h.hexdigest()[:16]
 
 

@@ -28,6 +28,7 @@ Map      Kernel         q(z_t | z_0, z_T): how z_t is made of both ends and nois
          bridge_networks.py has the networks, train_bridge.py the training loop
          * marks an equation we changed: PAPERS.md says why
 Letters  B batch   N tokens   D numbers a token   S steps   NFE network evaluations
+         memory: what the denoiser's encoder makes of z_T, once a sample
          t = 0 is the target, t = T the source; a step of a sampler goes from t to a smaller s
 Try      python latent_bridge.py        a bridge with a known answer: every sampler against it, 10 s
 """
@@ -168,10 +169,10 @@ def dbim(denoise, z_T, kernel, times, eta=0.0, randn=torch.randn):
 
 
 def heun(denoise, z_T, kernel, steps=40, churn=0.33, rho=7, t_min=1e-4, randn=torch.randn):
-    """DDBM's hybrid sampler: in each step a stretch of an SDE, the rest of it along an ODE.
+    """DDBM's hybrid sampler, to compare with; the method does not need it.
 
-    The share `churn` of each step belongs to the SDE, which draws fresh noise; the ODE draws none.
-    NFE = 3 steps - 1. At churn = 0 it is 2 steps - 1, and each source has a single answer."""
+    A step goes a stretch by an SDE, a path with noise, and the rest by an ODE, without; `churn` is
+    the SDE's share. NFE = 3 steps - 1; at churn = 0 2 steps - 1, and one answer a source."""
     # EDM's grid. It begins a little below T: at T, std is 0, and eps_hat would be 0 / 0.
     ends = (kernel.T * (1 - 1e-4)) ** (1 / rho), (kernel.T * t_min) ** (1 / rho)
     times = [*(torch.linspace(*ends, steps, dtype=torch.float64) ** rho).tolist(), 0.0]
@@ -376,13 +377,16 @@ class Bridge(nn.Module):
         """Decide what may move in this turn: see `loss`."""
         for name, parameter in self.named_parameters():
             in_denoiser = name.startswith("net.")
-            parameter.requires_grad_(turn == "both" or in_denoiser == (turn == "bridge"))
+            denoiser_moves = turn in ("bridge", "both")
+            others_move = turn != "bridge"
+            parameter.requires_grad_(denoiser_moves if in_denoiser else others_move)
 
     def loss(self, y, x, noise, turn="both", w_pred=1.0, w_nce=1.0, gather=None):
         """(what is minimised, L_bridge, L_pred, L_infoNCE) of raw items; 0 for what is not there.
 
-        L = L_bridge + w_pred L_pred + w_nce L_infoNCE. In each turn one side lowers its part of L,
-        and the other is frozen; it still passes gradients on.
+        L = L_bridge + w_pred L_pred + w_nce L_infoNCE. In each turn one side lowers its part of L
+        and the other is frozen. What is frozen may lie between the loss and what moves: then
+        gradients pass through it, e.g. through D_x to net, or through net to E_x and E_y.
 
             turn        what moves       L_bridge   L_pred                     L_infoNCE
             "bridge"    net              yes        yes                        no: net has no part
@@ -420,18 +424,18 @@ class Bridge(nn.Module):
         return L_bridge + w_pred * L_pred + w_nce * L_nce, L_bridge, L_pred, L_nce  # LD L
 
     def bridge_loss(self, z0_hat, z_0, noise):
-        """E |z0_hat - z_0|^2 / c_out^2: in units of the error that c_skip z_t leaves.
+        """mean |z0_hat - z_0|^2 / c_out^2: in units of the error that c_skip z_t leaves.
 
         LD's loss of the score is the same up to a weight w(t); with this one all t count alike."""
         c_out = self.precondition(noise.t)[1][:, None, None].to(z_0.dtype)
         return ((z0_hat - z_0) / c_out).square().mean()  # LD L_bridge*
 
     def pred_loss(self, z0_hat, x):
-        """E |D_x(z0_hat) - x|^2: the whole chain, from y to x, against the truth."""
+        """mean |D_x(z0_hat) - x|^2: the whole chain, from y to x, against the truth."""
         return (self.D_x(z0_hat) - self.scale_x(x)).square().mean()  # LD L_pred*
 
     def rec_loss(self, z_0, z_T, y, x):
-        """E |D_x(E_x(x)) - x|^2, and with rec the same for y: autoencoders, without the bridge."""
+        """mean |D_x(E_x(x)) - x|^2, and with rec the same for y: autoencoders without a bridge."""
         L = (self.D_x(z_0) - self.scale_x(x)).square().mean()
         if self.rec:
             L = L + (self.D_y(z_T) - self.scale_y(y)).square().mean()

@@ -123,6 +123,7 @@ class LatentPairs(NamedTuple):
 
     @property
     def x(self):
+        """As many as there are pairs: a bridge asks `len(pairs.x)`, and `of` for the items."""
         return self.latents.full
 
     def of(self, rows):
@@ -191,7 +192,8 @@ def draw_batch(latents, direction, step, args, mine=slice(None)):
     processes together see the batch that one would see."""
     generator = torch.Generator().manual_seed(step_seed(args.seed, direction, step))
     # A bare caption (a name without its typeface) fits up to twelve images. That is a fair
-    # condition, with several right answers; but as a target it would be eleven times wrong.
+    # condition, with several right answers. As the target of image->text it would be a poor one:
+    # the image shows the typeface, and the caption does not say it.
     share = args.bare if direction == "text->image" else 0.0
     rows = draw_rows(latents.full, latents.bare, args.batch, share, generator)
     h2 = latents.dims(direction)[1]

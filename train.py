@@ -10,7 +10,7 @@ train.py: trains the translator of MT, one direction text->image and one image->
 What happens, in the order of this file:
 
     FLAGS         every number of the method, with its default
-    Learner       one direction: the network, its moving average, its optimiser, its loss scaler
+    Learner       one direction: the network, its moving average (EMA), optimiser, loss scaler
     train_step    forward, backward, update: the mixed-precision step, line by line
     train         data -> frozen encoders -> latents -> two learners -> THE LOOP -> gamma
     main          the same, then a first look at the result
@@ -36,11 +36,13 @@ from runs import cpu_randn, draw_batch, learning_rate, load_latents
 
 LOSSES = ("loss", "L_recon", "L_ddim")
 
-# Where MT gives no number (steps, width, EMA) the paper's column is Diffusion Autoencoders'.
-# The glyph column was chosen on validation for four minutes of two cores (RESULTS.md, "Choices").
+# Three defaults for each number. "full": at full size, the paper's number, or ours where the text
+# names the paper's; where MT gives none (steps, width, EMA) it is Diffusion Autoencoders'.
+# "glyphs": what did best on validation pairs among runs of four minutes on two cores (RESULTS.md,
+# "Choices"). "--quick": for a first try. None: as the column to its left.
 # fmt: off
 FLAGS = [
-    #    name               paper glyphs quick limits        what it is
+    #    name                full glyphs quick limits        what it is
     Flag("steps",        100_000,  2800,  250, (1, 1e9),     "training steps of each direction"),
     Flag("batch",            256,  None, None, (8, 1e6),     "pairs a step, over all processes"),
     Flag("lr",              1e-4,  4e-3, None, (1e-8, 10),   "AdamW's learning rate"),
@@ -139,7 +141,8 @@ def train_step(learner, batch, step, args, device, world=1):
     c, z = c.to(device), z.to(device)
     noise = Noise(*(part.to(device) for part in noise))
 
-    # gamma is measured at the end, on validation pairs; until then it is MT's 1.
+    # gamma is measured at the end, on validation pairs; until then it is MT's 1. In our units 1 is
+    # a small weight, so that F cannot take over what M should learn (PAPERS.md, D5).
     gamma = 1.0 if args.gamma == "auto" else args.gamma
 
     for group in learner.optimizer.param_groups:

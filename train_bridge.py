@@ -38,10 +38,11 @@ from runs import LatentPairs, bridge_pairs, load_latents, make_bridge, step_seed
 
 LOSSES = ("L_bridge", "L_pred", "L_infoNCE")
 
-# The paper's column is LD's release where the poster is silent.
+# The columns are those of train.py. "full" is LD's, of its released code where its poster is
+# silent, or ours where the text names LD's.
 # fmt: off
 FLAGS = [
-    #    name                   paper glyphs quick limits        what it is
+    #    name                    full glyphs quick limits        what it is
     Flag("steps",            200_000,  4000,  600, (1, 1e9),     "training steps, of both sides",
          sets={"glyph-solids": 6000, "glyph-names": 1000, "glyph-faces": 2000}),
     Flag("batch",                 64,  None, None, (1, 1e6),     "pairs a step, over all processes",
@@ -200,7 +201,7 @@ def train_step(learner, batch, step, world=1):
     with torch.autocast(device.type, AMP[args.amp], enabled=args.amp != "off"):
         loss, *parts = net.loss(y, x, noise, turn, args.w_pred, args.w_nce, gather)
 
-    # Gradients of both sides are cleared: what is left of an earlier turn would be averaged too.
+    # Gradients of both sides are cleared: average_gradients below would send old ones, too.
     net.zero_grad(set_to_none=True)
     learner.scaler.scale(loss).backward()
     if world > 1:

@@ -22,9 +22,11 @@ VERDICTS |= {key: "fails" for key in ("G4", "G6")}
 def triples(seed, n, h2=3):
     """Cosines c1, q, kappa of n random triples of vectors; every angle occurs."""
     z, u, F = np.random.default_rng(seed).standard_normal((3, n, h2))
-    unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
-    dot = lambda x, y: (unit(x) * unit(y)).sum(1)
-    return dot(z, u), dot(z, F), dot(u, F)
+    return row_cosine(z, u), row_cosine(z, F), row_cosine(u, F)
+
+
+def row_cosine(x, y):
+    return (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
 
 
 def test_every_verdict():
@@ -43,10 +45,10 @@ def test_cosine_is_that_of_vectors():
     rng = np.random.default_rng(3)
     z, cM, F = rng.standard_normal((3, 500, 4)) * np.array([9, 0.3, 1])[:, None, None]
     F /= np.linalg.norm(F, axis=1, keepdims=True)
-    gamma, norm = rng.lognormal(size=500), lambda x: np.linalg.norm(x, axis=1)
-    of = lambda x, y: (x * y).sum(1) / norm(x) / norm(y)
-    found = four_numbers.cosine(gamma, norm(cM), of(z, cM), of(z, F), of(cM, F))
-    assert np.allclose(found, of(z, cM + gamma[:, None] * F), rtol=0, atol=1e-12)
+    gamma, a = rng.lognormal(size=500), np.linalg.norm(cM, axis=1)
+    angles = row_cosine(z, cM), row_cosine(z, F), row_cosine(cM, F)
+    found = four_numbers.cosine(gamma, a, *angles)
+    assert np.allclose(found, row_cosine(z, cM + gamma[:, None] * F), rtol=0, atol=1e-12)
 
 
 def test_vectors_have_their_numbers():
@@ -80,17 +82,17 @@ def test_break_even_in_every_case():
     edge = four_numbers.break_even(a, c1, q, kappa)
     never, always = edge == np.inf, edge == 0
     assert len(edge) > 100_000 and min(never.sum(), always.sum(), (~never & ~always).sum()) > 9000
-    at = lambda gamma, rows: four_numbers.cosine(
-        gamma[rows], a[rows], c1[rows], q[rows], kappa[rows]
-    )
+
+    def at(gamma, rows):
+        return four_numbers.cosine(*(x[rows] for x in (gamma, a, c1, q, kappa)))
+
     assert (at(free, never) > c1[never]).all() and (at(free, always) < c1[always]).all()
     rows = ~never & ~always
     share = 1 - np.random.default_rng(6).uniform(1e-3, 1, len(edge))
     assert (at(edge * share, rows)[share[rows] > 0] > c1[rows][share[rows] > 0]).all()
     assert (at(edge * (1.001 + free), rows) < c1[rows]).all()
-    assert four_numbers.break_even(0.8, 0.8, 0.3, 0.0) == pytest.approx(
-        2 * 0.64 * 0.3 / (0.64 - 0.09)
-    )
+    known = 2 * 0.64 * 0.3 / (0.64 - 0.09)
+    assert four_numbers.break_even(0.8, 0.8, 0.3, 0.0) == pytest.approx(known)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +272,10 @@ def test_guidance_hurts_with_a_large_common_mean():
     for share, centre in ((0.0, False), (0.6, False), (0.6, True)):
         many = gamma_samples.guided(share, 5, steps=500, centre=centre, h2=150, N=200, seed=18)
         assert many == pytest.approx(gamma_samples.guided_limit(share, 5)[2], abs=0.012)
-    at = lambda share, omega, **kw: gamma_samples.guided(share, omega, h2=90, N=250, seed=19, **kw)
+
+    def at(share, omega, **kw):
+        return gamma_samples.guided(share, omega, h2=90, N=250, seed=19, **kw)
+
     assert at(0.0, 5) > at(0.0, 0) + 0.05 and at(0.35, 5) > at(0.35, 0) + 0.02
     assert at(0.6, 5) < at(0.6, 0) - 0.03 and at(0.6, 1) > at(0.6, 0)
     assert at(0.6, 5, A=gamma_samples.guided_limit(0.6, 5)[0]) > at(0.6, 0) + 0.05

@@ -237,7 +237,11 @@ def test_measured_on_known_latents():
     assert rows["s = cos(z, cM)^2, mean"] == pytest.approx(c1**2)
     assert rows["kappa = cos(cM, F), mean"] == pytest.approx(kappa)
     assert rows["rho, mean"] == pytest.approx(0.2) and rows["rho, std"] == pytest.approx(0.3)
-    away = lambda x, y: x - (x @ y) / (y @ y) * y  # of row i and the F of row i - 6
+
+    def away(x, y):
+        return x - (x @ y) / (y @ y) * y
+
+    # of row i and the F of row i - 6
     pairs = [(away(z[i], cM[i]), away(F[i - 6], cM[i])) for i in range(N)]
     other = np.array([torch.cosine_similarity(x, y, dim=0).item() for x, y in pairs])
     assert rows["rho with another's F, mean"] == pytest.approx(other.mean())

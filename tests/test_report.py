@@ -21,7 +21,10 @@ CLAIM = report.Claim("X1", "as printed", "corrected", "1 > 0", False, True)
 def fake_run(folder, device):
     """A run of 60 training and 40 held-out pairs, of which four share each text; untrained."""
     draw = torch.Generator().manual_seed(0)
-    normal = lambda *shape: torch.randn(*shape, generator=draw).numpy()
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=draw).numpy()
+
     sets = {"train": (60, 60), "test": (40, 10)}
     latents = {}
     for split, (images, texts) in sets.items():
@@ -32,7 +35,10 @@ def fake_run(folder, device):
     nets = {d: Translator(*latents["train"].dims(d), width=8, layers=2) for d in DIRECTIONS}
     for d, net in nets.items():
         net.fit([latents["train"].of(d, np.arange(60))])
-    terms = lambda d, c: nets[d].terms(c, K=2, steps=1, randn=runs.cpu_randn(0))
+
+    def terms(direction, c):
+        return nets[direction].terms(c, K=2, steps=1, randn=runs.cpu_randn(0))
+
     gamma = dict.fromkeys(DIRECTIONS, 2.5)
     return SimpleNamespace(
         latents=lambda split: (None, latents[split]), terms=terms, gamma=gamma, translators=nets
@@ -59,9 +65,9 @@ def test_held_out(run):
         assert (raw_z[:, None] - known).abs().amax(2).amin(1).max() < 1e-5
         assert (h.F.norm(dim=1) - 1).abs().max() < 1e-6
         c, z = run.latents("train")[1].of(d, np.arange(60))  # least squares by another route
-        one = lambda c: np.c_[net.scale_c(c).double(), np.ones(len(c))]
-        M = np.linalg.pinv(one(c)) @ (z * net.z_scale).double().numpy()
-        np.testing.assert_allclose(h.M_hat_c, one(h.raw_c) @ M, atol=1e-8)
+        one, held_one = (np.c_[net.scale_c(x).double(), np.ones(len(x))] for x in (c, h.raw_c))
+        M = np.linalg.pinv(one) @ (z * net.z_scale).double().numpy()
+        np.testing.assert_allclose(h.M_hat_c, held_one @ M, atol=1e-8)
         shared = h.raw_c if d == "text->image" else raw_z
         assert (
             len(h.independent) == 10 == len(shared[h.independent].round(decimals=3).unique(dim=0))
@@ -70,13 +76,16 @@ def test_held_out(run):
 
 def test_a_failed_correction_is_an_error(tmp_path, capsys):
     """Otherwise a script ends well although a corrected statement fails its own check."""
-    how = lambda claim: dict(claims=lambda: [claim], figure=Figure, measured=None, draw=None)
-    argv = ["--out", str(tmp_path)]
-    assert report.main("any", **how(CLAIM), argv=argv) == 0
+
+    def run(claim):
+        argv = ["--out", str(tmp_path)]
+        return report.main("any", lambda: [claim], Figure, None, None, argv)
+
+    assert run(CLAIM) == 0
     text = capsys.readouterr().out
     assert all(word in text for word in ("X1", "as printed", "FAILS", "corrected", "1 > 0"))
     assert (tmp_path / "theory-any.png").exists()
-    assert "X1" in report.main("any", **how(CLAIM._replace(corrected_holds=False)), argv=argv)
+    assert "X1" in run(CLAIM._replace(corrected_holds=False))
     kinds = [c.verdict for c in (CLAIM, CLAIM._replace(kind="needs a condition"))]
     assert kinds == ["fails", "needs a condition"]
     assert CLAIM._replace(printed_holds=True).verdict == "holds"
@@ -84,8 +93,13 @@ def test_a_failed_correction_is_an_error(tmp_path, capsys):
 
 def test_a_run_is_measured(run, tmp_path, capsys):
     """Otherwise --run prints, draws or keeps nothing of one of the directions."""
-    measured = lambda held: {"pairs": len(held.z), "width": f"{held.z.shape[1]} wide"}
-    draw = lambda ax, held, direction: ax.set(title=direction)
+
+    def measured(held):
+        return {"pairs": len(held.z), "width": f"{held.z.shape[1]} wide"}
+
+    def draw(ax, held, direction):
+        ax.set(title=direction)
+
     argv = ["--run", str(tmp_path), "--limit", "20"]
     assert report.main("any", None, None, measured, draw, argv) == 0
     text = capsys.readouterr().out

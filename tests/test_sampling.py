@@ -11,8 +11,8 @@ import torch
 from scipy import integrate
 
 from ddim_translator import Translator, ddim_step, make_alpha
-from latent_bridge import Kernel, dbim, heun
-from theory import report, sampling
+from latent_bridge import Kernel, dbim, heun, time_grid
+from theory import report, sampling, sampling_bridge, sampling_ddim
 
 F64 = torch.float64
 VERDICTS = {"S1": "fails", "S2": "needs a condition", "S3": "needs a condition", "S4": "holds"}
@@ -25,8 +25,12 @@ def rng(seed=0):
 
 def exact(v, alpha, m=0.0):
     """The best z0_hat for data N(m, v): m + Cov(z_0, z_t) / Var(z_t) (z_t - E z_t)."""
-    gain = lambda a: a**0.5 * v / (a * v + (1 - a))
-    return lambda z_t, t: m + gain(alpha[t]) * (z_t - alpha[t] ** 0.5 * m)
+
+    def denoise(z_t, t):
+        a = alpha[t]
+        return m + a**0.5 * v / (a * v + (1 - a)) * (z_t - a**0.5 * m)
+
+    return denoise
 
 
 def levels(cases, S, seed=0):
@@ -51,16 +55,16 @@ def test_bad_input():
     """Otherwise a typing error becomes a NaN or a wrong number instead of one clear line."""
     alpha = make_alpha(30)
     for call, message in (
-        (lambda: sampling.gain(math.nan, 3, alpha), "above 0"),
-        (lambda: sampling.gain(1.0, 31, alpha), "T = 30"),
-        (lambda: sampling.conditional(1.0, 8, 3, alpha), "between 0 and 1"),
-        (lambda: sampling.conditional(0.5, 1, 3, alpha), "at least 2"),
-        (lambda: sampling.conditional(0.5, 8, 3, alpha, 0.0), "scale"),
-        (lambda: sampling.linear_alpha(20, scaled=True), "T >= 21"),
-        (lambda: sampling.conditioned(Kernel(), steps=1), "at least 2"),
-        (lambda: sampling.booted(5, "vq"), "vp or ve"),
-        (lambda: sampling.bridge_spread(None, 3, std=0.0), "above 0"),
-        (lambda: sampling.share(Kernel(), 0.5, math.inf), "size"),
+        (lambda: sampling_ddim.gain(math.nan, 3, alpha), "above 0"),
+        (lambda: sampling_ddim.gain(1.0, 31, alpha), "T = 30"),
+        (lambda: sampling_ddim.conditional(1.0, 8, 3, alpha), "between 0 and 1"),
+        (lambda: sampling_ddim.conditional(0.5, 1, 3, alpha), "at least 2"),
+        (lambda: sampling_ddim.conditional(0.5, 8, 3, alpha, 0.0), "scale"),
+        (lambda: sampling_ddim.linear_alpha(20, scaled=True), "T >= 21"),
+        (lambda: sampling_bridge.conditioned(Kernel(), steps=1), "at least 2"),
+        (lambda: sampling_bridge.booted(5, "vq"), "vp or ve"),
+        (lambda: sampling_bridge.bridge_spread(None, 3, std=0.0), "above 0"),
+        (lambda: sampling_bridge.share(Kernel(), 0.5, math.inf), "size"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
@@ -75,7 +79,7 @@ def test_printed_step_is_eq_3():
     a, s = make_alpha(100)[[60, 59]]
     z0_hat = (z_t - (1 - a).sqrt() * eps) / a.sqrt()
     eq_3 = s.sqrt() * (z_t - (1 - a).sqrt() * eps) / a.sqrt() + (1 - a).sqrt() * eps
-    torch.testing.assert_close(sampling.printed_step(z_t, z0_hat, a, s), eq_3)
+    torch.testing.assert_close(sampling_ddim.printed_step(z_t, z0_hat, a, s), eq_3)
     kept = eq_3 - s.sqrt() * z0_hat  # all of the old level's noise; DDIM keeps that of the new one
     ddim = ddim_step(z_t, z0_hat, a, s) - s.sqrt() * z0_hat
     torch.testing.assert_close(kept * (1 - s).sqrt(), ddim * (1 - a).sqrt())
@@ -85,14 +89,18 @@ def test_printed_step_is_eq_3():
 @pytest.mark.parametrize("v", [0.004, 1.0, 6.0])
 def test_gain_is_what_the_steps_do(printed, v):
     """Otherwise the closed form belongs to another sampler, or other levels, than cdim's."""
-    step = sampling.printed_step if printed else ddim_step
-    for S, alpha in ((1, make_alpha(90)), (7, make_alpha(90)), (90, sampling.linear_alpha(90))):
-        z_0 = sampling.sample(step, exact(v, alpha), torch.ones(1, dtype=F64), alpha, S)
-        assert sampling.gain(v, S, alpha, printed) == pytest.approx(z_0.item(), rel=1e-10)
+    step = sampling_ddim.printed_step if printed else ddim_step
+    for S, alpha in (
+        (1, make_alpha(90)),
+        (7, make_alpha(90)),
+        (90, sampling_ddim.linear_alpha(90)),
+    ):
+        z_0 = sampling_ddim.sample(step, exact(v, alpha), torch.ones(1, dtype=F64), alpha, S)
+        assert sampling_ddim.gain(v, S, alpha, printed) == pytest.approx(z_0.item(), rel=1e-10)
     tr = Translator(3, 4, width=8, layers=3, T=90)
     tr.denoise = lambda z_t, t, c, omega: exact(v, tr.alpha)(z_t, t)
     by_cdim = tr.ddim_sample(torch.zeros(1, 3), torch.ones(1, 4), 7)[0, 0].item()
-    assert sampling.gain(v, 7, make_alpha(90)) == pytest.approx(by_cdim, rel=1e-4)  # float32
+    assert sampling_ddim.gain(v, 7, make_alpha(90)) == pytest.approx(by_cdim, rel=1e-4)  # float32
 
 
 def test_ddim_never_too_wide_printed_never_narrower():
@@ -101,7 +109,7 @@ def test_ddim_never_too_wide_printed_never_narrower():
     for S in (1, 4, 11):
         a = levels(len(v), S, seed=S)
         top = v / (a[:, 0] * v + 1 - a[:, 0])
-        ddim, printed = (sampling.chain(a, v, p) ** 2 for p in (False, True))
+        ddim, printed = (sampling_ddim.chain(a, v, p) ** 2 for p in (False, True))
         assert (ddim <= top * (1 + 1e-12)).all() and (printed >= 1 - 1e-12).all()
         small = v < 1
         assert (printed > top)[small].all()  # the printed step breaks DDIM's bound
@@ -113,22 +121,22 @@ def test_ddim_never_too_wide_printed_never_narrower():
 def test_limits_of_small_steps(v):
     """Otherwise the limits v / V_T and v^(1/(v-1)) are wrong, or depend on the schedule."""
     integral = integrate.quad(lambda a: v / (a * v + 1 - a), 0, 1, epsabs=1e-13)[0]
-    assert math.exp(integral) / v == pytest.approx(sampling.printed_limit(v), rel=1e-10)
+    assert math.exp(integral) / v == pytest.approx(sampling_ddim.printed_limit(v), rel=1e-10)
     T = 40_000
-    for alpha in (make_alpha(T), sampling.linear_alpha(T, scaled=True)):
-        assert sampling.gain(v, T, alpha) ** 2 / v == pytest.approx(1, abs=3e-3)
-        ratio = sampling.gain(v, T, alpha, True) ** 2 / v
-        assert ratio == pytest.approx(sampling.printed_limit(v), rel=3e-3)
+    for alpha in (make_alpha(T), sampling_ddim.linear_alpha(T, scaled=True)):
+        assert sampling_ddim.gain(v, T, alpha) ** 2 / v == pytest.approx(1, abs=3e-3)
+        ratio = sampling_ddim.gain(v, T, alpha, True) ** 2 / v
+        assert ratio == pytest.approx(sampling_ddim.printed_limit(v), rel=3e-3)
 
 
 def test_monte_carlo():
     """Otherwise draws disagree with the closed form, which then describes something else."""
     alpha = make_alpha(200)
     for v, S, seed in ((1.0, 20, 3), (0.05, 200, 4)):
-        for printed, step in ((False, ddim_step), (True, sampling.printed_step)):
-            ratio, se = sampling.monte_carlo(step, v, S, alpha, n=9_000, seed=seed)
-            assert abs(ratio - sampling.gain(v, S, alpha, printed) ** 2 / v) < 5 * se
-            assert abs(ratio - sampling.gain(v, S, alpha, not printed) ** 2 / v) > 5 * se
+        for printed, step in ((False, ddim_step), (True, sampling_ddim.printed_step)):
+            ratio, se = sampling_ddim.monte_carlo(step, v, S, alpha, n=9_000, seed=seed)
+            assert abs(ratio - sampling_ddim.gain(v, S, alpha, printed) ** 2 / v) < 5 * se
+            assert abs(ratio - sampling_ddim.gain(v, S, alpha, not printed) ** 2 / v) > 5 * se
 
 
 # -- S2, S3
@@ -137,12 +145,12 @@ def test_monte_carlo():
 @pytest.mark.parametrize("scale", [1.0, 9.0])
 def test_conditional_on_vectors(scale):
     """Otherwise variance ratio and cosine are not those of vectors drawn through ddim_step."""
-    N, h2, S, R, alpha = 4_000, 81, 12, 0.7, sampling.linear_alpha(60)
+    N, h2, S, R, alpha = 4_000, 81, 12, 0.7, sampling_ddim.linear_alpha(60)
     v, mu = (1 - R**2) / h2, torch.nn.functional.normalize(torch.ones(h2, dtype=F64), dim=0)
     denoise = exact(v * scale**2, alpha, m=scale * R * mu)
     z_T = torch.randn(N, h2, dtype=F64, generator=rng(1))
-    z = sampling.sample(ddim_step, denoise, z_T, alpha, S) / scale
-    ratio, cosine = sampling.conditional(R, h2, S, alpha, scale)
+    z = sampling_ddim.sample(ddim_step, denoise, z_T, alpha, S) / scale
+    ratio, cosine = sampling_ddim.conditional(R, h2, S, alpha, scale)
     assert z.var(0).mean().item() / v == pytest.approx(ratio, rel=5 * math.sqrt(2 / (N * h2)))
     drawn = z @ mu / z.norm(dim=1)
     assert abs(drawn.mean() - cosine) < 5 * drawn.std() / math.sqrt(N) + 1 / h2
@@ -151,9 +159,9 @@ def test_conditional_on_vectors(scale):
 def test_small_latents_need_small_steps():
     """Otherwise scale and number of steps would not trade: k^2 of variance for k^2 of steps."""
     for T in (200, 1000):
-        scaled = sampling.conditional(0.8, 64, T, make_alpha(T), 8.0)
-        patient = sampling.conditional(0.8, 64, 64 * T, make_alpha(64 * T))
-        few = sampling.conditional(0.8, 64, T, make_alpha(T))
+        scaled = sampling_ddim.conditional(0.8, 64, T, make_alpha(T), 8.0)
+        patient = sampling_ddim.conditional(0.8, 64, 64 * T, make_alpha(64 * T))
+        few = sampling_ddim.conditional(0.8, 64, T, make_alpha(T))
         assert patient[0] == pytest.approx(scaled[0], abs=0.02)
         assert few[0] < 0.6 and few[1] > scaled[1] and scaled[0] > 0.8
 
@@ -161,26 +169,32 @@ def test_small_latents_need_small_steps():
 def test_start_error():
     """Otherwise the lost mean, the variance or the KL is not what a sampler from N(0, 1) shows."""
     for T, m, v in ((50, 1.3, 0.4), (70, -0.6, 2.0)):
-        alpha = sampling.linear_alpha(T)
-        run = lambda z: sampling.sample(ddim_step, exact(v, alpha, m), torch.tensor(z), alpha, T)
-        mean, up = run([0.0, 1.0]).double()
-        lost, ratio, kl = sampling.start_error(alpha, m, v)
+        alpha = sampling_ddim.linear_alpha(T)
+        start = torch.tensor([0.0, 1.0])
+        mean, up = sampling_ddim.sample(ddim_step, exact(v, alpha, m), start, alpha, T).double()
+        lost, ratio, kl = sampling_ddim.start_error(alpha, m, v)
         assert lost == pytest.approx((1 - mean / m).item(), rel=1e-5)
         assert ratio == pytest.approx(((up - mean) ** 2 / v).item(), rel=1e-5)
         a = np.prod(1 - np.linspace(1e-4, 0.02, T))
         M, V = math.sqrt(a) * m, a * v + 1 - a
-        log_p = lambda x: -((x - M) ** 2) / (2 * V) - math.log(V) / 2
-        both = lambda x: math.exp(log_p(x)) / math.sqrt(2 * math.pi) * (log_p(x) + x * x / 2)
-        assert kl == pytest.approx(integrate.quad(both, -20, 20, epsabs=1e-13)[0], rel=1e-8)
+        expected = integrate.quad(divergence, -20, 20, args=(M, V), epsabs=1e-13)[0]
+        assert kl == pytest.approx(expected, rel=1e-8)
+
+
+def divergence(x, M, V):
+    """The integrand of the KL divergence of N(M, V) from N(0, 1)."""
+    log_p = -((x - M) ** 2) / (2 * V) - math.log(V) / 2
+    return math.exp(log_p) / math.sqrt(2 * math.pi) * (log_p + x * x / 2)
 
 
 def test_schedule_must_end_in_noise():
     """Otherwise copying beta to a smaller T would be harmless, or scaling it no cure."""
     for T in (50, 100, 250):
-        assert sampling.start_error(sampling.linear_alpha(T))[0] > 0.25
-        for alpha in (sampling.linear_alpha(T, scaled=True), make_alpha(T)):
-            assert sampling.start_error(alpha)[0] < 0.05 and alpha[0] == 1
-    assert torch.equal(sampling.linear_alpha(1000), sampling.linear_alpha(1000, scaled=True))
+        assert sampling_ddim.start_error(sampling_ddim.linear_alpha(T))[0] > 0.25
+        for alpha in (sampling_ddim.linear_alpha(T, scaled=True), make_alpha(T)):
+            assert sampling_ddim.start_error(alpha)[0] < 0.05 and alpha[0] == 1
+    plain, scaled = (sampling_ddim.linear_alpha(1000, scaled=x) for x in (False, True))
+    assert torch.equal(plain, scaled)
 
 
 # -- S4
@@ -189,7 +203,10 @@ def test_schedule_must_end_in_noise():
 def euler_moments(kernel, z_0, z_T, steps):
     """Mean and std of the Euler scheme of the bridge SDE, exactly; its drift written out anew."""
     T, dt = kernel.T, kernel.T / steps
-    u = lambda t: kernel.beta_d * t * t / 2 + kernel.beta_min * t
+
+    def u(t):
+        return kernel.beta_d * t * t / 2 + kernel.beta_min * t
+
     mean, var, rows = z_0, 0.0, [(z_0, 0.0)]
     for i in range(steps):
         t = i * dt
@@ -208,7 +225,7 @@ def euler_moments(kernel, z_0, z_T, steps):
 def test_conditioned_diffusion(kernel):
     """Otherwise the simulation is no Euler scheme of the bridge, or does not tend to Kernel."""
     n, z_0, z_T = 3_000, 0.9, -0.4
-    times, *drawn = sampling.conditioned(kernel, z_0, z_T, steps=100, paths=n, seed=7)
+    times, *drawn = sampling_bridge.conditioned(kernel, z_0, z_T, steps=100, paths=n, seed=7)
     mean, std = euler_moments(kernel, z_0, z_T, 100)
     assert (abs(drawn[0] - mean) <= 5 * std / math.sqrt(n) + 1e-12).all() and times[-1] == kernel.T
     assert (abs(drawn[1] - std) <= 5 * std / math.sqrt(2 * n) + 1e-12).all() and drawn[1][0] == 0
@@ -234,8 +251,8 @@ class Wide(Kernel):
 @pytest.mark.parametrize("kind", ["vp", "ve"])
 def test_kernel_error_tells_kernels_apart(kind):
     """Otherwise the allowance is so wide that a wrong kernel passes."""
-    assert sampling.kernel_error(Kernel(kind, sigma_max=1.5), paths=2_000, seed=1)[0] < 1
-    assert sampling.kernel_error(Wide(kind, sigma_max=1.5), paths=2_000, seed=1)[0] > 1
+    assert sampling_bridge.kernel_error(Kernel(kind, sigma_max=1.5), paths=2_000, seed=1)[0] < 1
+    assert sampling_bridge.kernel_error(Wide(kind, sigma_max=1.5), paths=2_000, seed=1)[0] > 1
 
 
 def test_by_bayes():
@@ -247,7 +264,7 @@ def test_by_bayes():
             cov = np.array([[s**2 * rho2, s * s_T * rho2], [s * s_T * rho2, s_T**2 * rho2_T]])
             a = cov[0, 1] / cov[1, 1]
             want = a, s - a * s_T, math.sqrt(cov[0, 0] - a * cov[0, 1])
-            found = [x.item() for x in sampling.by_bayes(kernel, t)]
+            found = [x.item() for x in sampling_bridge.by_bayes(kernel, t)]
             assert found == pytest.approx(want, rel=1e-10)
 
 
@@ -258,7 +275,9 @@ def test_spread_against_draws():
     """Otherwise impulses do not read off a sampler's mean and std: 5 standard errors of draws."""
     kernel, n = Kernel("vp"), 20_000
     z_T, random = torch.ones(n, 1, 1, dtype=F64), rng(2)
-    randn = lambda shape, device=None: torch.randn(shape, dtype=F64, generator=random)
+
+    def randn(shape, device=None):
+        return torch.randn(shape, dtype=F64, generator=random)
 
     def denoise(z_t, t):  # precisions add: of z_0 ~ N(0.6, 0.16), and of z_t, which at T has none
         a, b, c = (x.item() for x in kernel(t))
@@ -266,23 +285,23 @@ def test_spread_against_draws():
         return (0.6 * p + q * (z_t - a)) / (p + q * b)
 
     for (mean, std), z in (
-        (sampling.booted(9), dbim(denoise, z_T, kernel, time_grid(9, 1.0), randn=randn)),
-        (sampling.churned(8), heun(denoise, z_T, kernel, 8, 0.33, randn=randn)),
+        (sampling_bridge.booted(9), dbim(denoise, z_T, kernel, time_grid(9, 1.0), randn=randn)),
+        (sampling_bridge.churned(8), heun(denoise, z_T, kernel, 8, 0.33, randn=randn)),
     ):
         assert abs(z.mean() - mean) < 5 * std / math.sqrt(n)
         assert abs(z.std() - std) < 5 * std / math.sqrt(2 * n)
     alone = heun(denoise, z_T[:50], kernel, 8, 0.0, randn=randn)
-    assert (alone == alone[0]).all() and sampling.churned(8, 0.0)[1] == 0
+    assert (alone == alone[0]).all() and sampling_bridge.churned(8, 0.0)[1] == 0
 
 
 def test_diversity_comes_from_noise():
     """Otherwise booting noise or churn would not tend to the truth, or the bare ODE would."""
     for kind, times in (("vp", "uniform"), ("vp", "karras"), ("ve", "karras")):
-        ratio = [sampling.booted(S, kind, times)[1] / 0.4 for S in (5, 20, 80)]
+        ratio = [sampling_bridge.booted(S, kind, times)[1] / 0.4 for S in (5, 20, 80)]
         assert ratio == sorted(ratio) and 0.95 < ratio[-1] < 1
-    off = [abs(sampling.churned(n, 0.33, "ve")[1] / 0.4 - 1) for n in (5, 20, 60)]
+    off = [abs(sampling_bridge.churned(n, 0.33, "ve")[1] / 0.4 - 1) for n in (5, 20, 60)]
     assert off == sorted(off, reverse=True) and off[-1] < 0.05
-    assert all(sampling.churned(n, 0.0, "ve")[1] == 0 for n in (5, 60))
+    assert all(sampling_bridge.churned(n, 0.0, "ve")[1] == 0 for n in (5, 60))
 
 
 def test_share():
@@ -291,18 +310,23 @@ def test_share():
     z_0, eps = np.random.default_rng(3).normal(size=(2, n))
     _, b, std = (x.item() for x in Kernel("vp")(t))
     r2 = np.corrcoef(size * z_0, b * size * z_0 + std * eps)[0, 1] ** 2
-    assert sampling.share(Kernel("vp"), t, size).item() == pytest.approx(r2, abs=5 / math.sqrt(n))
+    found = sampling_bridge.share(Kernel("vp"), t, size).item()
+    assert found == pytest.approx(r2, abs=5 / math.sqrt(n))
     for T, size in ((80.0, 1.0), (80.0, 40.0), (7.0, 0.5)):
         kernel = Kernel("ve", sigma_max=T)
         edge = 3 * size / math.sqrt(1 + 9 * size**2 / T**2)
-        assert sampling.share(kernel, edge, size).item() == pytest.approx(0.1, rel=1e-10)
-        even, rho7, left = sampling.buried(kernel, size)
+        assert sampling_bridge.share(kernel, edge, size).item() == pytest.approx(0.1, rel=1e-10)
+        even, rho7, left = sampling_bridge.buried(kernel, size)
         assert even == pytest.approx(1 - edge / T, abs=2e-5)
         lowest, highest = 1e-4 ** (1 / 7), (1 - 1e-3) ** (1 / 7)
         passed = (highest - (edge / T) ** (1 / 7)) / (highest - lowest)
         assert rho7 == pytest.approx(passed, abs=2 / 39)
-        lost = lambda t: 1 - sampling.share(kernel, t, size).item()
-        assert left == pytest.approx(integrate.quad(lost, 0, T, limit=200)[0] / T, abs=1e-4)
+        kept = integrate.quad(sampled_share, 0, T, args=(kernel, size), limit=200)[0] / T
+        assert left == pytest.approx(1 - kept, abs=1e-4)
+
+
+def sampled_share(t, kernel, size):
+    return sampling_bridge.share(kernel, t, size).item()
 
 
 # -- a trained run
@@ -337,11 +361,11 @@ def test_measured(objective):
     power, total = (c[:n] @ A).square().mean().item(), true[:n].square().mean().item()
     for S in (2, 10, 50):
         for name, printed in (("DDIM", False), ("printed", True)):
-            G = sampling.gain(v, S, make_alpha(1000), printed)
+            G = sampling_ddim.gain(v, S, make_alpha(1000), printed)
             square = power * (1 - math.sqrt(3.2484e-4) * G) ** 2 + G**2
             got = table[f"S = {S}, {name}: mean square of z_0"]
             assert got == pytest.approx(square, rel=5 * math.sqrt(4 / (n * h2)))
-        share = sampling.gain(v, S, make_alpha(1000)) ** 2 / total
+        share = sampling_ddim.gain(v, S, make_alpha(1000)) ** 2 / total
         se = math.sqrt(2 / (7 * n * h2))
         got = table[f"S = {S}, DDIM: variance among samples, share"]
         assert got == pytest.approx(share, rel=5 * se + 1e-4)

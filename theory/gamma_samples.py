@@ -7,8 +7,9 @@ next throw. 3.5, the mean, is off by 1.5 on average; another throw of the die, a
 off by 1.94. A sample has its own chance in it, besides that of the truth.
 
 With directions: given c, let unit z scatter about the direction mu(c), so that E[z|c] = R mu(c).
-R = 1: c tells all. R = 0: it tells nothing. The cosine of z with mu is R on average, the most that
-any guess can have; with another sample it is R^2. For R = 0.84, MT's best, R^2 is 0.70.
+R = 1: c fixes the direction. R = 0: z may point anywhere. The cosine of z with mu is R on average,
+the most that any guess can have; with another sample it is R^2. MT reaches 0.84; for R = 0.84, R^2
+is 0.70.
 
 Map      scatter                        such z
          averaged, samples, claim_G6    K samples, averaged, come near to the mean

@@ -31,6 +31,7 @@ import sys
 import numpy as np
 import torch
 
+# Started as a script, Python looks for modules beside it; most of ours are in the folder above.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from theory import lemma1_inequality as inequality
 from theory import lemma1_joint_training as joint_training

@@ -19,7 +19,7 @@ Map      conditions, joint     made-up data, and the optimum over M and F       
          claim_L11             gamma F and the residual, for an M that is frozen
 Letters  K conditions   N pairs   C (K, h1) or (N, h1)   mu(c) = E[z|c], the mean of z given c
          F unit rows   m = c M with a bias   M_hat: least squares
-         zeta = |z|   R = |E[z / |z| | c]|: 1 if c says all of z's direction, 0 if nothing
+         zeta = |z|   R = |E[z / |z| | c]|: 1 if c fixes z's direction, 0 if it may be any
 """
 
 import numpy as np
@@ -134,11 +134,11 @@ def shrunk(gamma, zeta=1.0, mean=False, R=0.8, N=8000, h1=6, h2=20, seed=0):
 
 
 def claim_L9():
-    """Limit 2. The DDIM loss of Eq. 9 has made F an exact sample of p(z|c); MT: c M is M_hat's.
+    """Limit 2. The DDIM loss of Eq. 9 has made F an exact sample of p(z|c). MT: M is M_hat.
 
     Why not: a sample F is, on average, the mean of z, made shorter: gamma F already holds the part
-    gamma / zeta of it. So c M is left with 1 - gamma / zeta. With unit latents and gamma = 1, MT's
-    setting, that is 0: M learns nothing. The check fits M in that setting and two others."""
+    gamma / zeta of it. So c M is left with 1 - gamma / zeta. With unit latents and MT's gamma = 1
+    that is 0: M learns nothing. The check fits M in that setting and two others."""
     one = shrunk(1.0)
     ten = shrunk(1.0, 10.0)
     mean = shrunk(1.0, mean=True)

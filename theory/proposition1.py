@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Started as a script, Python looks for modules beside it; most of ours are in the folder above.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from theory import proposition1_at_least as at_least
 from theory import proposition1_value as value

@@ -4,7 +4,8 @@ built from random vectors, to try both against.
 
 The model behind Eq. 18-23 of MT, in words. A target z of length 1 is split into c M, which the
 linear map finds, and a rest r, perpendicular to it. The diffusion model knows nothing about r: its
-F points anywhere, except along c M. How often is z_hat = c M + gamma F within an angle of z?
+F is perpendicular to c M, and may point anywhere there. How often has z_hat = c M + gamma F at
+least the cosine alpha with z?
 
     z = c M + r,  |c M|^2 = s,  |r|^2 = 1 - s        rho = cos(r, F)
     cos(z, z_hat) = (s + gamma sqrt(1-s) rho) / sqrt(s + gamma^2)

@@ -186,9 +186,10 @@ def scaled_with_one(net, c):
 
 def show_measured(table):
     """table: {direction: {quantity: number or str}}"""
-    width = max(len(q) for rows in table.values() for q in rows) + 2
+    quantities = list(next(iter(table.values())))  # both directions have the same
+    width = max(map(len, quantities)) + 2
     print("\n" + " " * width + "".join(f"{d:>16}" for d in table))
-    for quantity in next(iter(table.values())):  # both directions have the same quantities
+    for quantity in quantities:
         line = f"{quantity:{width}}"
         for rows in table.values():
             value = rows[quantity]
