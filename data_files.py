@@ -99,7 +99,7 @@ def missing_data(name, root, why):
     What is wrong comes last: in a terminal the last line is the one that is read."""
     where = "no folder was given" if root is None else f"looked in {root}: {why}"
     no_data = "No data at hand? `python train.py` needs none."
-    return DataError(f"{name} needs:{TREES[name]}\n{no_data}\n{name} not found: {where}")
+    return DataError(f"{name} needs:{TREES[name]}\n{no_data}\ndata set {name} not found: {where}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -176,13 +176,14 @@ def read_image(source, name, mode=None):
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file) as opened:
-            # A file that was cut short is noticed here: opening it has read its header alone.
-            opened.load()
-            turn = TURNS.get(opened.getexif().get(ORIENTATION))
-            # Photos of phones are often MPO, with a small preview as their second frame.
+            # Before the pixels: to count frames, Pillow goes through the file. Photos of phones are
+            # often MPO, with a small preview as their second frame.
             frames = getattr(opened, "n_frames", 1)
             if frames > 1 and opened.format != "MPO":
                 say_once("frames", f"{name}: the first of {frames} frames is taken")
+            # A file that was cut short is noticed here: opening it has read its header alone.
+            opened.load()
+            turn = TURNS.get(opened.getexif().get(ORIENTATION))
             image = eight_bits(opened, name)
         if turn is not None:
             image = image.transpose(turn)
