@@ -11,12 +11,14 @@ captions. They are fitted on the training split alone: a test item must not shap
 
 Specs    pca[:128]               image   the directions in which the training pixels vary most
          tfidf[:256]             text    weighted counts of words, reduced by an SVD
+                                         (without a number: 128, 256, or what a small set allows)
          clip:NAME[@WEIGHTS]     both    open_clip's models; WEIGHTS is a tag or a file. CLIP
                                          ViT-B/32 gives 512 numbers, ViT-L/14 768, RN50x4 640
          bert, dinov2, hf:ID     one     Hugging Face models (768, 1024 numbers); ID or a folder
          none                    both    the items are latents already
 Map      Encoder                 what all of them share
          make, from_state        an encoder by its spec; the same one, from a checkpoint
+         check_items             pictures, captions or vectors: is it what the encoder takes?
          fit_pca, pca            pictures without a network
          fit_tfidf, tfidf        captions without a network
          (latents.py applies an encoder to a whole data set, and keeps the result on disk)
@@ -34,8 +36,10 @@ import torch
 from PIL import Image
 
 from data import NAMES, load
+from data_files import colour_of, say
 from errors import EncoderError, run_script
 from glyphs import digest
+from metrics import WORD
 from pretrained import POOLINGS, PROBE, clip, hugging_face, reason
 
 # For --help and for error messages.
@@ -108,21 +112,25 @@ def make(spec, modality, fit_on=None, device="cpu", download=False, pooling=None
     """The encoder that `spec` names (SPECS), for modality "image" or "text".
 
     fit_on   the training split's images or captions: fits pca and tfidf, tells `none` its width
-    pooling  which vector of a Hugging Face model; the default is the first of POOLINGS[modality]
-    Raises EncoderError for a wrong name and for weights that are missing or cannot be trusted."""
+    pooling  which vector of a Hugging Face model; the default is the first of POOLINGS[modality],
+             for a model of two halves, as CLIP, `features`
+    Raises EncoderError for a wrong name, for weights that are missing or cannot be trusted, and
+    for items that the encoder does not take."""
     if modality not in SPECS:
         raise EncoderError(f"no modality {modality!r}: say image or text")
     # "pca:64" -> "pca", ":", "64"; "pca" -> "pca", "", "".
     kind, colon, rest = ALIASES.get((modality, spec), spec).partition(":")
     if pooling and (kind != "hf" or pooling not in POOLINGS[modality]):
         raise EncoderError(f"{spec}: no pooling {pooling!r}; hf: has {POOLINGS[modality]}")
+    if fit_on is not None:
+        check_items(spec, modality, fit_on)
 
     if kind == "clip":
         prepare, run, fingerprint = clip(spec, modality, device, download)
         return measured(Encoder(spec, modality, fingerprint, None, prepare, run))
     if kind == "hf":
-        pooling = pooling or POOLINGS[modality][0]
-        prepare, run, fingerprint = hugging_face(spec, rest, modality, device, download, pooling)
+        found = hugging_face(spec, rest, modality, device, download, pooling)
+        prepare, run, fingerprint, pooling = found
         return measured(Encoder(spec, modality, fingerprint, None, prepare, run, pooling))
     if spec == "none":
         dim = None if fit_on is None else len(fit_on[0])
@@ -135,9 +143,45 @@ def make(spec, modality, fit_on=None, device="cpu", download=False, pooling=None
         raise EncoderError(f"no {modality} encoder {spec!r}; there are {SPECS[modality]}")
     if fit_on is None:
         raise EncoderError(f"{spec}: needs the training split's {modality}s to be fitted on")
-    if modality == "image":
-        return fit_pca(spec, fit_on, int(rest or 128))
-    return fit_tfidf(spec, fit_on, int(rest or 256))
+    fit = fit_pca if modality == "image" else fit_tfidf
+    return fit(spec, fit_on, int(rest) if rest else None)
+
+
+def check_items(spec, modality, items):
+    """EncoderError where the encoder of this spec does not take these items.
+
+    Two slips are common: `none` for pictures or captions, which have no latents yet, and any other
+    encoder for vectors, which need none. Both would end deep inside of somebody else's code."""
+    # The first item that can be read decides; of pictures, some may be broken.
+    item = None
+    for i in range(min(len(items), 20)):
+        try:
+            item = items[i]
+            break
+        except OSError:
+            pass
+    kind = "pictures" if modality == "image" else "captions"
+    flag = f"--{modality}-encoder"
+    if isinstance(item, np.ndarray) and spec != "none":
+        raise EncoderError(f"{spec} encodes {kind}, these are vectors already: say {flag} none")
+    if isinstance(item, Image.Image | str) and spec == "none":
+        others = SPECS[modality].removesuffix(", none")
+        told = f"none is for vectors that were computed elsewhere, these are {kind}"
+        raise EncoderError(f"{told}: say {flag} with one of {others}")
+
+
+def how_many(spec, dim, default, most, what):
+    """How many numbers a latent of pca or tfidf has: `dim`, or if nobody said, the default.
+
+    most    what the items allow, `what` tells of them: (N, D) has no more than N or D directions
+    A small set lowers the default, and says so. EncoderError for a `dim` that is too large."""
+    if most < 1:
+        raise EncoderError(f"{spec}: {what} are too few to be fitted on")
+    if dim is not None and dim > most:
+        raise EncoderError(f"{spec}: {dim} numbers are too many, {what} give {most} at most")
+    if dim is None and most < default:
+        say(f"{spec}: {most} numbers instead of {default}, {what} give no more")
+    return dim or min(default, most)
 
 
 def measured(encoder):
@@ -145,6 +189,8 @@ def measured(encoder):
     try:
         item = PROBE if encoder.modality == "text" else Image.new("RGB", (40, 30))
         return encoder._replace(dim=encoder([item]).shape[1])
+    except EncoderError:
+        raise  # it says all already
     except Exception as error:  # whatever a model that does not fit raises
         raise EncoderError(f"{encoder.spec} cannot encode one item: {reason(error)}") from error
 
@@ -158,9 +204,12 @@ def from_state(state, device="cpu", download=False):
         raise EncoderError(f"this is not the state of an encoder: no {error}") from error
     if arrays:
         # A fitted encoder travels whole, in the checkpoint: the training set is not needed again.
-        arrays = {k: v.cpu().numpy() if torch.is_tensor(v) else v for k, v in arrays.items()}
         rebuild = pca if modality == "image" else tfidf
-        encoder = rebuild(spec, arrays)
+        try:
+            arrays = {k: v.cpu().numpy() if torch.is_tensor(v) else v for k, v in arrays.items()}
+            encoder = rebuild(spec, arrays)
+        except Exception as error:  # a stranger's file may hold anything
+            raise EncoderError(f"{spec}: its arrays are damaged ({reason(error)})") from error
     else:
         encoder = make(spec, modality, None, device, download, pooling)._replace(dim=dim)
     if encoder.fingerprint != trained:
@@ -185,8 +234,8 @@ def thumbnail(image, mode):
     return np.asarray(image.convert(mode).resize((SIDE, SIDE)))
 
 
-def fit_pca(spec, images, dim):
-    """Principal component analysis of at most 50,000 images, grey if the first of them is.
+def fit_pca(spec, images, dim=None):
+    """Principal component analysis of at most 50,000 images, grey if all of them are.
 
     A picture is a point with one coordinate a pixel, D = 1024 (RGB: 3072). PCA finds the `dim`
     orthogonal directions, rows of W (d, D), in which the points vary most. A latent is the place
@@ -196,20 +245,22 @@ def fit_pca(spec, images, dim):
     takes seconds; at CLIP's 224 x 224 in colour the covariance would have 2e10 entries, 90 GB."""
     from sklearn.decomposition import PCA
 
-    rows, mode = [], None
+    # One grey photo among colour ones must not make all of them grey. A thousand tell: where none
+    # of them has a colour, colours are rarer than what PCA could see.
+    mode = colour_of(images, fixed_sample(len(images), 1000))
+    rows = []
     for i in fixed_sample(len(images), 50_000):
         # Pillow opens a file first and reads its pixels when it has to: both calls may fail.
         try:
-            image = images[i]
-            wanted = mode or ("L" if image.mode == "L" else "RGB")
-            rows.append(thumbnail(image, wanted).ravel())
-            mode = wanted
+            rows.append(thumbnail(images[i], mode).ravel())
         except OSError:
             pass  # a broken file: latents.py will count them and name them
-    if not rows or dim > min(len(rows), len(rows[0])):
-        raise EncoderError(f"{spec}: needs {dim} or more images and pixels, got {len(rows)} images")
-
+    if not rows:
+        raise EncoderError(f"{spec}: none of {len(images)} images can be read")
     x = np.stack(rows).astype(np.float32) / 255  # (N, D) in [0, 1]
+    if (x == x[0]).all():
+        raise EncoderError(f"{spec}: needs images that differ, got {len(x)} times the same")
+    dim = how_many(spec, dim, 128, min(x.shape), f"{len(x)} images of {x.shape[1]} numbers")
     # Both solvers are exact. Eigenvectors of the (D, D) covariance are found 9 times faster than
     # the SVD of (N, D), as long as N > D.
     solver = "covariance_eigh" if len(x) > x.shape[1] else "full"
@@ -258,12 +309,18 @@ def make_vectorizer(vocabulary=None):
         "a"       m = 1, n_t = 2    1     x (ln(4/3) + 1) = 1.288   / 3.485 = 0.369
         "cat"     m = 2, n_t = 2    1.693 x (ln(4/3) + 1) = 2.180   / 3.485 = 0.626
         "a cat"   m = 1, n_t = 1    1     x (ln(4/2) + 1) = 1.693   / 3.485 = 0.486; "cat cat" too
+
+    A word is a run of letters, with their marks, and digits; scikit-learn's own pattern would drop
+    the vowel signs of Hindi. Scripts without blanks between words have their characters instead,
+    and pairs of them are often words:
+        "लाल बिल्ली"   "लाल", "बिल्ली", "लाल बिल्ली"
+        "红色的猫"     "红", "色", "的", "猫", "红 色", "色 的", "的 猫"
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(
         ngram_range=(1, 2),  # words and pairs of neighbours: "small letter" is one thing
-        token_pattern=r"\b\w+\b",  # the default drops words of one letter: "latin small letter a"
+        token_pattern=WORD,  # the default drops words of one letter, too: "latin small letter a"
         max_features=20_000,  # COCO has half a million terms: W of all of them would be 0.5 GB
         sublinear_tf=True,  # 1 + ln m, where the default is m
         dtype=np.float32,
@@ -271,7 +328,7 @@ def make_vectorizer(vocabulary=None):
     )
 
 
-def fit_tfidf(spec, captions, dim):
+def fit_tfidf(spec, captions, dim=None):
     """TF-IDF and truncated SVD of at most 500,000 captions.
 
     The table x (N, D) of all captions is cut to its `dim` largest singular values, x ~ U S W, and a
@@ -281,12 +338,15 @@ def fit_tfidf(spec, captions, dim):
 
     vectorizer = make_vectorizer()
     chosen = fixed_sample(len(captions), 500_000)
+    texts = [captions[j] for j in chosen]
     try:
-        x = vectorizer.fit_transform([captions[j] for j in chosen])  # sparse (N, D)
+        x = vectorizer.fit_transform(texts)  # sparse (N, D)
     except ValueError as error:
         raise EncoderError(f"{spec}: no words in {len(captions)} captions") from error
-    if dim >= min(x.shape):
-        raise EncoderError(f"{spec}: needs more than {dim} captions and words, got {x.shape}")
+    if all(text == texts[0] for text in texts):
+        raise EncoderError(f"{spec}: needs captions that differ, got {len(texts)} times the same")
+    most = min(x.shape) - 1  # what arpack, below, can find
+    dim = how_many(spec, dim, 256, most, f"{x.shape[0]} captions of {x.shape[1]} terms")
     # The default algorithm approximates; arpack is exact. It starts from a random vector, here
     # always the same: otherwise two fits on the same captions would have two fingerprints.
     fit = TruncatedSVD(dim, algorithm="arpack", random_state=0).fit(x)

@@ -13,13 +13,14 @@ latents of 512 numbers are 6.8 GB, and a step of training needs 256 of them. The
 name are a hash of the data set's key, the encoder's fingerprint and the shape. Other data or
 another encoder get another file, so an old file is never taken for a new one.
 
-Three things go wrong in practice, and the code is about them:
+Four things go wrong in practice, and the code is about them:
   An encoding is killed       CC3M takes hours. What is done so far is in a .part file, and
                               the same command goes on from there
   A file is damaged           a full disk, a broken copy. It would be trained on without a word, so
                               the checksum is computed again whenever the file is opened
   An image cannot be read     among millions some always are cut off. Such an image has a latent of
                               zeros, and its pairs are left out; over 1 % of them is an error
+  Two runs start at once      the second waits for the first one's cache, and then reads it
 
 Map      encode          items -> (N, d) on disk: open_cache if it is there, else build_cache
          batches         reads items in threads, while the device computes on those before
@@ -29,6 +30,7 @@ Letters  N items   L captions   P pairs   n rows of a batch   d, h width of a la
          h1, h2 width of the condition c and of the target z
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -45,10 +47,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from encoders import reason
+from encoders import check_items, reason
 from errors import EncoderError
 from glyphs import digest
-from safe_files import write_json
+from safe_files import Lock, whole, write_json
 
 # MT trains one translator each way: from the condition c on the left to the target z on the right.
 DIRECTIONS = ("text->image", "image->text")
@@ -71,7 +73,7 @@ def encode(encoder, items, key, cache_dir, batch=256, workers=0):
 
     Items that raise OSError get zeros. `key` changes with the items (`Split.key`). `workers`
     threads prepare items meanwhile. Raises EncoderError for NaN, over 1 % broken items, no disk.
-    One process at a time may encode a thing: under torchrun rank 0 does, the others wait."""
+    One process at a time encodes a thing; who else wants it waits, with a line, and reads it."""
     if not len(items):
         raise EncoderError(f"{encoder.spec}: there are no {encoder.modality}s to encode")
     # What the file is of: the items by their key, the encoder by its fingerprint. It stands in the
@@ -82,29 +84,51 @@ def encode(encoder, items, key, cache_dir, batch=256, workers=0):
     slug = re.sub("[^A-Za-z0-9.]+", "-", encoder.spec).strip("-.")[-60:]
     stem = os.path.join(cache_dir, f"{slug}-{encoder.modality}-{digest(json.dumps(meta))}")
 
+    # Without a lock: a complete cache may lie in a folder that is not ours to write to.
     found = open_cache(stem, meta)
     if found:
         return found
     try:
-        build_cache(encoder, items, stem, meta, batch, workers)
+        with Lock(stem + ".lock", f"{stem}.npy is being written by another run", wait=True):
+            # Who had to wait finds it filled now.
+            found = open_cache(stem, meta)
+            if not found:
+                if os.path.exists(stem + ".json"):
+                    say(f"{stem}.npy is stale or damaged: encoding again")
+                build_cache(encoder, items, stem, meta, batch, workers)
+                found = open_cache(stem, meta)
     except OSError as error:
         raise EncoderError(f"cannot write the cache {stem}.npy: {reason(error)}") from error
-    return open_cache(stem, meta)
+    if not found:
+        raise EncoderError(f"{stem}.npy cannot be read back as it was written: a bad disk?")
+    return found
 
 
 def open_cache(stem, meta):
-    """(latents, broken) of a complete, unaltered cache; else None, and says that it is not."""
+    """(latents, broken) of a complete, unaltered cache; None if there is no such thing."""
     if not os.path.exists(stem + ".json"):
         return None
     try:
         z = np.load(stem + ".npy", mmap_mode="r")
         record = json.loads(Path(stem + ".json").read_text())
         intact = record["crc32"] == checksum(stem + ".npy", record["broken"])
-        if intact and record["meta"] == meta and list(z.shape) == meta["shape"]:
+        ours = record["meta"] == meta and list(z.shape) == meta["shape"]
+        if ours and intact and all_finite(z):
             return z, np.array(record["broken"], np.int64)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # half a file, no JSON, JSON of something else: all are mended in the same way
-    say(f"{stem}.npy is stale or damaged: encoding again")
+    except Exception:
+        # Nothing in it, half a file, no JSON, JSON of something else, another kind of file: NumPy
+        # and json have an exception for each, and all are mended in the same way.
+        pass
+    return None
+
+
+def all_finite(z):
+    """False if there is a NaN or Inf in z (N, d), which may be larger than memory.
+
+    `build_cache` writes none. But a checksum only says that a file is as it was written, and one
+    NaN would spread to every weight that is trained on it."""
+    blocks = (z[start : start + 8192] for start in range(0, len(z), 8192))
+    return all(np.isfinite(block).all() for block in blocks)
 
 
 def checksum(path, broken):
@@ -162,12 +186,15 @@ def build_cache(encoder, items, stem, meta, batch, workers):
     if failed:
         say(f"{len(failed)} of {len(items)} {what} cannot be read: their latents are zeros")
 
-    # The order matters: the rows reach the disk, then they get their final name, then there is a
-    # record that says that they are complete. A power cut between two of these does no harm.
+    # The order matters: the rows reach the disk, then they get their final name, then the record
+    # that says that they are complete gets its own. A kill between two of these does no harm. The
+    # record is written before the rows are renamed: if there is no room even for it, they stay
+    # what they are, and the same command goes on from there.
     save_part(stem, meta, z, done, broken)
     crc = checksum(stem + ".part", broken)
-    os.replace(stem + ".part", stem + ".npy")
-    write_json(stem + ".json", {"meta": meta, "broken": broken, "crc32": crc})
+    with whole(stem + ".json") as record:
+        Path(record).write_text(json.dumps({"meta": meta, "broken": broken, "crc32": crc}))
+        os.replace(stem + ".part", stem + ".npy")
     os.remove(stem + ".part.json")
 
 
@@ -182,19 +209,29 @@ def open_part(stem, meta):
     part = stem + ".part"
     try:
         old = json.loads(Path(part + ".json").read_text())
-        if old["meta"] == meta and list(np.load(part, mmap_mode="r").shape) == meta["shape"]:
-            return np.load(part, mmap_mode="r+"), old["rows"], old["broken"]
-    except (OSError, ValueError, KeyError, TypeError):
+        rows, broken = old["rows"], old["broken"]
+        # Opened to be read, first: opened to be written, a file that is too short would grow.
+        z = np.load(part, mmap_mode="r")
+        ours = old["meta"] == meta and list(z.shape) == meta["shape"] and z.dtype == np.float32
+        if ours and set(broken) <= set(range(rows)) and rows <= len(z) and all_finite(z[:rows]):
+            return np.load(part, mmap_mode="r+"), rows, broken
+    except Exception:
         pass  # there is none, or none of use
 
     os.makedirs(os.path.dirname(part) or ".", exist_ok=True)
-    z = np.lib.format.open_memmap(part, "w+", np.float32, tuple(meta["shape"]))
-    # A new file is a promise: no block of the disk is taken before it is written to, and a memory
-    # map that finds the disk full then kills the process (SIGBUS). Taking all blocks now gives an
-    # ordinary error instead. Linux has a call for it.
-    if hasattr(os, "posix_fallocate"):
-        with open(part, "r+b") as f:
-            os.posix_fallocate(f.fileno(), 0, os.path.getsize(part))
+    try:
+        z = np.lib.format.open_memmap(part, "w+", np.float32, tuple(meta["shape"]))
+        # A new file is a promise: no block of the disk is taken before it is written to, and a
+        # memory map that finds the disk full then kills the process (SIGBUS). Taking all blocks now
+        # gives an ordinary error instead. Linux has a call for it.
+        if hasattr(os, "posix_fallocate"):
+            with open(part, "r+b") as f:
+                os.posix_fallocate(f.fileno(), 0, os.path.getsize(part))
+    except OSError:
+        # No room: what there is of it would only fill the disk.
+        with contextlib.suppress(OSError):
+            os.remove(part)
+        raise
     return z, 0, []
 
 
@@ -272,7 +309,11 @@ class Latents(NamedTuple):
 
 
 def encode_split(split, E_image, E_text, cache_dir):
-    """Each image once, each caption once -> Latents, without the pairs of broken images."""
+    """Each image once, each caption once -> Latents, without the pairs of broken images.
+
+    EncoderError for items that an encoder does not take, before anything is encoded."""
+    check_items(E_image.spec, "image", split.images)
+    check_items(E_text.spec, "text", split.captions)
     # The spec `none` says that the items are latents already: they stay where they lie.
     image, text, broken = split.images, split.captions, []
     if E_image.spec != "none":

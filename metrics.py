@@ -24,6 +24,7 @@ Try       python -c "import metrics; print(metrics.cosine([[1, 0], [1, 1]], [[1,
 """
 
 import re
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -250,24 +251,47 @@ def inception_score(p, splits=10):
 # --------------------------------------------------------------------------------------------------
 # Captions
 
+# What a word is, in any script. Python's \w is a letter or a digit, but no mark: a sign that is
+# written over, under or beside a letter. Hindi writes its vowels so, and a word of it would fall
+# apart. The two in front are invisible: they say how their neighbours are joined.
+MARKS = "\u200c\u200d" + "".join(
+    sign for sign in map(chr, range(0x300, 0x20000)) if unicodedata.category(sign)[0] == "M"
+)
+# Scripts that put no blanks between words: without a dictionary a whole clause would be one word,
+# which no second caption has. There each character counts as a word, as in Chinese BERT.
+SINGLE = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao; Burmese; Khmer
+    "\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\uff66-\uff9f"  # kana, bopomofo
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"  # Chinese
+)
+CHARACTER = rf"(?=\w)[{SINGLE}][{MARKS}]*"  # the ranges have a few signs of punctuation, too
+LETTER = rf"[^\W{SINGLE}]"  # of all other scripts
+RUN = f"{LETTER}+(?:[{MARKS}]+{LETTER}*)*"
+WORD = f"{CHARACTER}|{RUN}"
+
 TOKEN = re.compile(
     r"(?:mr|mrs|ms|dr|st|ave|ft|jr|vs|etc)\.|(?:[a-z]\.)+(?!\w)"  # keep their dot, as does p.m.
-    r"|n't\b|'(?:s|m|d|ll|re|ve)\b|\w+?(?=n't\b)"  # is n't, dog 's
+    rf"|n't\b|'(?:s|m|d|ll|re|ve)\b|{LETTER}+?(?=n't\b)"  # is n't, dog 's
     r"|\b(?:can(?=not\b)|(?:gon|wan)(?=na\b)|got(?=ta\b))"  # can not, gon na
-    r"|\w+(?:(?!'(?:s|m|d|ll|re|ve)\b)(?:[-'/.]|(?<=\d)[,:](?=\d))\w+)*"  # t-shirt, o'clock, 1,000
+    rf"|{CHARACTER}"
+    # t-shirt, o'clock, 1,000
+    rf"|{RUN}(?:(?!'(?:s|m|d|ll|re|ve)\b)(?:[-'/.]|(?<=\d)[,:](?=\d)){RUN})*"
     r"|[!?]+|\S"  # !!, and whatever is left, a character each
 )
-DROPPED = set(".?!,:;-'`\"“”‘–—…")
+DROPPED = set(".?!,:;-'`\"“”‘–—…" + "。．，、；：！？「」『』《》〈〉·・।॥،؛؟۔၊။។")
 
 
 def caption_tokens(text):
     """List of the words of a caption, lower case, cut as in the Penn Treebank, punctuation dropped.
 
     "A man isn't riding the dog's bike!" -> a man is n't riding the dog 's bike
+    "लाल बिल्ली।"   -> लाल बिल्ली   words have their vowel signs
+    "红色的猫。"     -> 红 色 的 猫   where there are no blanks, a character is a word
 
     After pycocoevalcap's PTBTokenizer (Java, Stanford CoreNLP 3.4.1). Brackets stay, as they do
     there: its list drops -LRB-, but Java writes -lrb-; here "(", which counts alike. Java also
-    knows further abbreviations (jan., no. 9), 'tis, y'all, lemme, and keeps at&t, @home, '80s."""
+    knows further abbreviations (jan., no. 9), 'tis, y'all, lemme, and keeps at&t, @home, '80s.
+    In scripts without blanks (Chinese, Japanese, Thai, ...) Java takes a clause for one word."""
     words = TOKEN.findall(text.lower().replace("’", "'"))
     return [word for word in words if word not in DROPPED]
 

@@ -22,6 +22,7 @@ and the pooling. It does not see the path: a folder may move.
 Map      hub, missing_weights           the network, only where it is allowed
          clip                           open_clip: one model with an image and a text half
          load_hf, hugging_face, pool    transformers: a vector for each token, pooled to one
+         one_line                       errors of both libraries, told as ours
 Letters  n items of a batch   d width of a latent
 Differs  MT does not say which vector of BERT it takes: here that of the first token, [CLS], as it
          leaves the last layer; for DINOv2 the same after a LayerNorm, which it calls pooler
@@ -43,14 +44,41 @@ from glyphs import digest
 # below imports what it uses.
 
 # Which vector of a Hugging Face model is the latent (see `pool`); the first is the default.
-POOLINGS = {"image": ["pooler", "cls", "mean", "cls+mean"], "text": ["cls", "pooler", "mean"]}
+POOLINGS = {
+    "image": ["pooler", "cls", "mean", "cls+mean", "features"],
+    "text": ["cls", "pooler", "mean", "features"],
+}
 # Any change of a tokenizer (case, accents, digits, punctuation) changes the ids of this text.
 PROBE = "Two cafés, 3.5 km apart: the 2nd isn't OPEN!"
 
 
 def reason(error):
     """The first line of another library's error, short enough to stand inside ours."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    lines = str(error).strip().splitlines() or ["it gives no reason"]
+    return f"{type(error).__name__}: {lines[0]}"[:200]
+
+
+def one_line(spec, modality, prepare, run):
+    """(prepare, run) whose errors are ours: somebody else's network may fail in any way.
+
+    prepare   OSError, as for a file that is cut off: latents.py counts and names such items, and
+              goes on with the others. One odd picture of a million should not stop a run
+    run       EncoderError: the next batch would fail, too"""
+
+    def prepare_item(item):
+        try:
+            return prepare(item)
+        except Exception as error:
+            raise OSError(f"{spec} cannot prepare this {modality} ({reason(error)})") from error
+
+    def run_batch(prepared):
+        try:
+            return run(prepared)
+        except Exception as error:
+            told = f"{spec} cannot encode a batch of {len(prepared)} {modality}s"
+            raise EncoderError(f"{told}: {reason(error)}") from error
+
+    return prepare_item, run_batch
 
 
 @contextlib.contextmanager
@@ -98,6 +126,11 @@ def clip_source(spec, download):
     # A folder of ours or of the hub: its open_clip_config.json names the architecture.
     if "local-dir:" in spec:
         folder = os.path.expanduser(spec.partition("local-dir:")[2])
+        ours = os.path.isfile(os.path.join(folder, "open_clip_config.json"))
+        if not ours and os.path.isfile(os.path.join(folder, "config.json")):
+            raise EncoderError(
+                f"{spec}: a folder of transformers, not of open_clip: say hf:{folder}"
+            )
         return "local-dir:" + folder, None, folder
 
     name, _, weights = spec.removeprefix("clip:").partition("@")
@@ -167,9 +200,8 @@ def clip(spec, modality, device, download):
     def encode_image(images):
         return model.encode_image(torch.stack(images).to(device), normalize=False).cpu()
 
-    if modality == "text":
-        return str, encode_text, fingerprint
-    return transform, encode_image, fingerprint
+    prepare, run = (str, encode_text) if modality == "text" else (transform, encode_image)
+    return *one_line(spec, modality, prepare, run), fingerprint
 
 
 # --------------------------------------------------------------------------------------------------
@@ -194,22 +226,42 @@ def load_hf(spec, name, modality, download, pooling, Model="AutoModel"):
     except Exception as error:
         if not os.path.isdir(name):
             raise missing_weights(spec, name, download, error) from error
+        if os.path.isfile(os.path.join(name, "open_clip_config.json")):
+            said = f"a folder of open_clip, not of transformers: say clip:local-dir:{name}"
+            raise EncoderError(f"{spec}: {said}") from error
         settings = "tokenizer.json" if modality == "text" else "preprocessor_config.json"
         needs = f"config.json, {settings}, model.safetensors (pickled weights are not read)"
         raise EncoderError(f"{spec}: {reason(error)}; the folder needs {needs}") from error
 
-    # Weights that no file has are random numbers now. Only in the pooler, which some files lack,
-    # does that do no harm, as long as another vector than the pooler's is taken.
     lost = set(info["missing_keys"])
-    needed = [key for key in lost if pooling == "pooler" or "pooler" not in key]
-    if needed:
-        raise EncoderError(f"{spec}: the files lack {len(needed)} weights, such as {min(needed)}")
+    refuse_random(spec, lost, pooling)
     return model.float().eval(), tool, lost
 
 
-def hugging_face(spec, name, modality, device, download, pooling):
-    """(prepare, run, fingerprint) of a transformers model, its token vectors pooled to one."""
-    model, tool, lost = load_hf(spec, os.path.expanduser(name), modality, download, pooling)
+def refuse_random(spec, lost, pooling):
+    """EncoderError if a weight that no file has, and that is a random number now, will be used.
+
+    Only in the pooler, which some files lack, does one do no harm, as long as another vector than
+    the pooler's is taken."""
+    harmless = ("cls", "mean", "cls+mean")
+    needed = [key for key in lost if pooling not in harmless or "pooler" not in key]
+    if needed:
+        raise EncoderError(f"{spec}: the files lack {len(needed)} weights, such as {min(needed)}")
+
+
+def hugging_face(spec, name, modality, device, download, pooling=None):
+    """(prepare, run, fingerprint, pooling) of a transformers model: an item's tokens become one.
+
+    pooling None: `features` of a model of two halves, else the first of POOLINGS[modality]."""
+    folder, default = os.path.expanduser(name), POOLINGS[modality][0]
+    model, tool, lost = load_hf(spec, folder, modality, download, pooling or default)
+    # CLIP, SigLIP and their kind: two networks, and a method for the vector of either.
+    features = getattr(model, f"get_{modality}_features", None)
+    pooling = pooling or ("features" if features else default)
+    if (pooling == "features") != (features is not None):
+        has = "features" if features else ", ".join(POOLINGS[modality][:-1])
+        raise EncoderError(f"{spec}: no pooling {pooling!r}, this model has {has}")
+    refuse_random(spec, lost, pooling)
     if modality == "text":
         prepare, collate, settings = text_inputs(tool, model)
     else:
@@ -220,32 +272,72 @@ def hugging_face(spec, name, modality, device, download, pooling):
     # An image's tokens are [CLS], in some models a few registers, then the patches.
     first_patch = 1 + getattr(model.config, "num_register_tokens", 0)
 
-    def run(prepared):
-        batch = {key: x.to(device) for key, x in collate(prepared).items()}
+    def embed(alike):
+        batch = {key: x.to(device) for key, x in collate(alike).items()}
+        if features:
+            batch.pop("token_type_ids", None)  # some tokenizers add them, no such model takes them
+            return vector_of(features(**batch)).cpu()
         out = model(**batch)
         # The tokens that stand for the content: words without padding, or patches.
         places = torch.arange(out.last_hidden_state.shape[1], device=device)[None]
         mask = batch.get("attention_mask", places >= first_patch)
         return pool(out, mask, pooling).cpu()
 
-    return prepare, run, fingerprint
+    def run(prepared):
+        # A processor that does not crop leaves pictures of many sizes. Only those of one size can
+        # be stacked, so each size is a batch of its own. Texts have no shape: they are one batch.
+        rows_of = {}
+        for row, x in enumerate(prepared):
+            rows_of.setdefault(getattr(x, "shape", None), []).append(row)
+        z = [None] * len(prepared)
+        for rows in rows_of.values():
+            found = embed([prepared[row] for row in rows])
+            for row, vector in zip(rows, found, strict=True):
+                z[row] = vector
+        return torch.stack(z)
+
+    return *one_line(spec, modality, prepare, run), fingerprint, pooling
+
+
+def vector_of(features):
+    """(n, d) from what a model's get_..._features returns: the vectors, or an output with them."""
+    return features if torch.is_tensor(features) else features.pooler_output
 
 
 def text_inputs(tokenizer, model):
     """prepare (one text), collate (n of them -> token ids), and what the fingerprint has to see."""
     tokenizer.padding_side = "right"  # so that [CLS] is token 0 of every row
-    # A longer text is cut: there is no position embedding for its end.
-    positions = getattr(model.config, "max_position_embeddings", 512)
-    longest = min(tokenizer.model_max_length, positions)
+    longest = longest_text(tokenizer, model)
+    # SigLIP reads the last token, and was trained on texts that are padded to the full length:
+    # padded to the longest of a batch, a text would have another latent beside other texts.
+    full = model.config.model_type.startswith("siglip")
+    padding = "max_length" if full else True
 
     def collate(texts):
-        return tokenizer(
-            texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        found = tokenizer(
+            texts, padding=padding, truncation=True, max_length=longest, return_tensors="pt"
         )
+        return found
 
     vocabulary = sorted(tokenizer.get_vocab().items())
     settings = digest(vocabulary, tokenizer(PROBE)["input_ids"], longest)
     return str, collate, settings
+
+
+def longest_text(tokenizer, model):
+    """How many tokens a text may have. The rest is cut: there are no position embeddings for it.
+
+    A tokenizer may not know it: its model_max_length is 1e30 where nobody has set it."""
+    config = getattr(model.config, "text_config", model.config)
+    positions = getattr(config, "max_position_embeddings", None) or 512
+    # RoBERTa and its kind begin to count behind the number of the padding token: with 514
+    # positions and padding 1 the first token has position 2, and 512 tokens fit.
+    for name, layer in model.named_modules():
+        padding = getattr(layer, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            positions = layer.num_embeddings - padding - 1
+    # Some models, such as XLNet, have no limit and say so by -1.
+    return min(tokenizer.model_max_length, positions if positions > 0 else 512)
 
 
 def image_inputs(processor):
@@ -272,7 +364,8 @@ def pool(out, mask, pooling):
     cls        the first token, [CLS], which stands for no word or patch but has looked at all
     mean       the mean of all words or patches
     cls+mean   both, one after the other: (n, 2 width)
-    pooler     [CLS] behind the model's own last layer (BERT: linear and tanh; DINOv2: LayerNorm)"""
+    pooler     [CLS] behind the model's own last layer (BERT: linear and tanh; DINOv2: LayerNorm)
+    (features  of a model of two halves, its own method gives the vector: see hugging_face)"""
     h = out.last_hidden_state  # (n, tokens, width)
     if pooling == "pooler":
         if getattr(out, "pooler_output", None) is None:

@@ -205,14 +205,19 @@ def fast_tokenizer(words, eos, unk):
 
 
 def word_tokenizer(captions):
-    """One token a word: the 10,000 commonest, in lower case; "t-shirt" is one, a comma too."""
+    """One token a word: the 10,000 commonest, in lower case; "t-shirt" is one, a comma too.
+
+    Where a script has no blanks, a character is a word: "红色的猫" is four (see metrics.WORD)."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.normalizer = normalizers.Lowercase()
-    # Letters and digits, with - ' or . only between them; or one sign that is no blank. `invert`:
-    # what Split removes is not the matches, but what stands between them.
-    word = Regex(r"\w+(?:[-'’.]\w+)*|[^\w\s]")
+    # Letters with their marks, and digits, with - ' or . only between them; or one sign that is no
+    # blank. Here \w knows marks (\p{M}), and && means "and". `invert`: what Split removes is not
+    # the matches, but what stands between them.
+    letter = rf"[\w\u200c\u200d&&[^{metrics.SINGLE}]]"
+    single = rf"[\p{{L}}\p{{N}}&&[{metrics.SINGLE}]]\p{{M}}*"
+    word = Regex(rf"{single}|{letter}+(?:[-'’.]{letter}+)*|[^\w\s]")
     words.pre_tokenizer = pre_tokenizers.Split(word, "removed", invert=True)
     special = dict(special_tokens=["<eos>", "<unk>"], show_progress=False)
     words.train_from_iterator(captions, trainers.WordLevelTrainer(vocab_size=10_000, **special))

@@ -35,8 +35,8 @@ import argparse
 import functools
 import math
 import os
-import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,7 @@ from tqdm import tqdm
 # A script's own folder, tables/, is on Python's path; the files it imports are one folder above.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import metrics
+from arguments import ENDLESS, within
 from data import NAMES, load
 from devices import usable
 from encoders import SIDE, fixed_sample, reason
@@ -169,7 +170,8 @@ class Validation:
         if step == 0:
             names = "".join(f"{name:>9}" for name in found)
             print(f"validation, {len(self.same)} pairs\n  step{names}")
-        numbers = "".join(f"{x:9.3f}" for x in found.values())
+        # A validation split of one pair has nothing unpaired: the mean of nothing is NaN.
+        numbers = "".join(f"{x:9.3f}" if x == x else f"{'-':>9}" for x in found.values())
         print(f"{step:6}{numbers}", flush=True)
 
 
@@ -233,8 +235,13 @@ def fit_clip(train, val, out, steps, batch, scale, seed, device):
     if steps < 1 or batch < 2 or not 0 <= scale <= MAX_SCALE:
         wanted = "1 or more steps, a batch of 2 or more, a scale from 0 to 100"
         raise EncoderError(f"the small CLIP needs {wanted}; got {steps}, {batch}, {scale}")
+    within("--seed", seed, 0, ENDLESS)
     if not isinstance(train.captions[0], str):
         raise EncoderError("the small CLIP needs pictures and captions, these are vectors")
+    # In a batch of a single pair there is no wrong caption to be told from the right one.
+    for name, split, least in (("train", train, 2), ("val", val, 1)):
+        if (found := (~split.bare).sum()) < least:
+            raise EncoderError(f"the small CLIP needs {least} pairs for {name}, got {found}")
 
     device = usable(device)
     torch.manual_seed(seed)  # for the first weights
@@ -244,16 +251,20 @@ def fit_clip(train, val, out, steps, batch, scale, seed, device):
         model.logit_scale.requires_grad_(False).fill_(math.log(scale))
     # The folder is made first: a full or forbidden disk is an error now, not after ten minutes. It
     # has its final name only when all is in it, so that no half of a model can be loaded.
-    part = out + ".part"
+    # Until then it lies in a folder whose name nobody else has: that one may be removed.
+    parent = os.path.dirname(out) or "."
     try:
-        os.makedirs(part, exist_ok=True)
-        train_clip(model.to(device), train, Validation(val), steps, batch, seed)
-        save_clip(model, part)
-        os.replace(part, out)
+        os.makedirs(parent, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".clip-", dir=parent) as own:
+            part = os.path.join(
+                own, "clip"
+            )  # the folder around it is closed to others, this is not
+            os.mkdir(part)
+            train_clip(model.to(device), train, Validation(val), steps, batch, seed)
+            save_clip(model, part)
+            os.replace(part, out)
     except OSError as error:
         raise EncoderError(f"cannot write {out}: {reason(error)}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return model.eval()
 
 

@@ -176,8 +176,8 @@ def test_vectors_pass_through(tmp_path):
         ("NAME", "image", "no image encoder 'NAME'"),
         ("none:3", "image", "no image encoder 'none:3'"),
         ("pca", "sound", "no modality 'sound'"),
-        ("pca:500", "image", "needs 500 or more images"),
-        ("tfidf:500", "text", "needs more than 500"),
+        ("pca:500", "image", "500 numbers are too many, 3 images of 3072 numbers give 3"),
+        ("tfidf:500", "text", "500 numbers are too many, 30 captions"),
     ],
 )
 def test_wrong_specs(spec, modality, needle):
