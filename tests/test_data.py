@@ -302,9 +302,11 @@ def test_sixteen_bits_and_floats(capsys):
     # Pillow opens a 16-bit PNG as I;16, a PGM as I, a TIFF of another byte order as I;16B
     for content in (file_of(deep, "PNG"), file_of(deep, "TIFF"), file_of(deep, "JPEG2000")):
         assert np.abs(reads(content) - GREY).max() == 0
-    pgm = b"P5 16 12 65535\n" + (GREY.astype(">u2") * 257).tobytes()
+    pgm = b"P5 16 12 65535\n" + (GREY * np.int32(257)).astype(">u2").tobytes()
     assert (reads(pgm) == GREY).all()
     assert (reads(pgm, "RGB") == GREY[:, :, None]).all()
+    between = b"P5 16 12 65535\n" + (GREY * np.int32(257) + 200).astype(">u2").tobytes()
+    assert (reads(between) == GREY + 1).all()  # 200 / 257 is nearer to 1
     floats = Image.fromarray(GREY.astype(np.float32) / 255)
     assert (reads(file_of(floats, "TIFF")) == GREY).all()
     told = capsys.readouterr().err
@@ -574,7 +576,7 @@ def test_cc3m_incomplete_keys(tmp_path):
                 info = tarfile.TarInfo(f"./dir.d/{k:04d}.{kind}")
                 info.size = len(body)
                 tar.addfile(info, io.BytesIO(body))
-    rows = data_cc3m.scan_tar(str(path))
+    rows = data_cc3m.scan_tar(str(path), {})
     raw = path.read_bytes()
     texts = [raw[at : at + size].decode() for at, size in rows[:, 3:]]
     assert texts == [f"text {k}" for k in range(15) if k % 5 in (0, 3, 4)]
@@ -636,7 +638,7 @@ def test_cc3m_shard_needs_no_objects(tmp_path):
     path = tmp_path / "cc3m-train-0000.tar"
     write_members(path, [(f"{k // 2:06d}.{['jpg', 'txt'][k % 2]}", b"") for k in range(2_000)])
     tracemalloc.start()
-    rows = data_cc3m.scan_tar(str(path))
+    rows = data_cc3m.scan_tar(str(path), {})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(rows) == 1_000 and peak < 200_000, peak  # with all members, 900 KB
