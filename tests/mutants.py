@@ -154,6 +154,20 @@ MUTANTS = [
     ("graded: over time counts", "tests/scoreboard.py", "used > seconds + GRACE", "used > 9 * seconds", "test_scoreboard.py"),
     ("graded: the better direction alone", "tests/scoreboard.py", "sum(cosines) / 2]", "max(cosines)]", "test_scoreboard.py"),
     ("graded: tests may look at names", "tests/test_find_the_bug.py", "test(lambda *args, **kw: f(*args, **kw))", "test(f)", "test_find_the_bug.py"),
+    ("16-bit grey shifted by eight", "data_files.py", "np.rint(x / 257)", "np.floor(x / 257)", "test_data.py"),
+    ("a photo turned the other way", "data_files.py", "    6: Image.Transpose.ROTATE_270,", "    6: Image.Transpose.ROTATE_90,", "test_data.py"),
+    ("transparent pixels on black", "data_files.py", 'image.size, "white")', 'image.size, "black")', "test_data.py"),
+    ("floats over 1 are cut", "data_files.py", "if not (x.min() >= 0 and x.max() <= 1):", "if not x.min() >= 0:", "test_data.py"),
+    ("the first photo decides about colour", "data_files.py", '                return "RGB"\n', '                return "RGB"\n            return "L"\n', "test_data.py"),
+    ("quotes of a caption are lost", "data_tables.py", '"strict": True', '"strict": False', "test_captions.py"),
+    ("a quote swallows the next rows", "data_tables.py", "if fields is None or pictures > 1:", "if fields is None:", "test_captions.py"),
+    ("lines split at U+2028", "data_tables.py", 'lines = text.replace("\\r\\n", "\\n").replace("\\r", "\\n").split("\\n")', "lines = text.splitlines()", "test_captions.py"),
+    ("2,000 people lose their 2", "data_tables.py", "if fields is None or len(fields) > layout.width:", "if fields is None:", "test_captions.py"),
+    ("a table leaves its folder", "data_captions.py", 'if path.split(os.sep)[0] == "..":', 'if path == "..":', "test_captions.py"),
+    ("missing photos are dropped", "data_captions.py", "if len(missing) > MAY_BE_MISSING * len(files) and not partial:", "if len(missing) > len(files) and not partial:", "test_captions.py"),
+    ("one of two photos is guessed", "data_captions.py", "if len(like) == 1 else None", "if like else None", "test_captions.py"),
+    ("two years of COCO", "data.py", "both = [year for year in train if year in val]", "both = train", "test_data.py"),
+    ("--partial reaches no loader", "runs.py", '        return {"allow_train": args.celeba_train} | partial', '        return {"allow_train": args.celeba_train}', "test_captions.py"),
 ]  # fmt: skip
 
 

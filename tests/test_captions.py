@@ -84,6 +84,7 @@ FIELDS = {
     '"stop" says a sign': '"""stop"" says a sign"',
     '"no" he said, "no"': '"no" he said, "no"',
     '"A man stands': '"A man stands',
+    'and one sits"': 'and one sits"',
     'a sign that says "dead end"': 'a sign that says "dead end"',
     '"': '"',
     "a dog that runs": '"a dog\nthat\r\nruns"',
@@ -95,7 +96,7 @@ FIELDS = {
 @pytest.mark.parametrize("last", [False, True])
 def test_quotes_and_line_breaks(tmp_path, last):
     """A quote that never closes swallows the rows after it, or a caption loses its quotes."""
-    photos(tmp_path, 10)
+    photos(tmp_path, 11)
     fields = list(FIELDS.items())
     fields = fields[::-1] if last else fields  # beside other neighbours
     text = "".join(f"photo{k}.jpg,{field}\n" for k, (_, field) in enumerate(fields))
