@@ -32,7 +32,7 @@ from devices import AMP, average_gradients, choose_amp, start_processes
 from errors import RunError, run_script
 from latents import DIRECTIONS
 from pictures import draw_losses
-from runs import cpu_randn, draw_batch, learning_rate, load_latents
+from runs import check_trainable, cpu_randn, draw_batch, learning_rate, load_latents
 
 LOSSES = ("loss", "L_recon", "L_ddim")
 
@@ -159,9 +159,10 @@ def train_step(learner, batch, step, args, device, world=1):
     learner.optimizer.zero_grad(set_to_none=True)
     learner.scaler.scale(losses[0]).backward()
 
-    # Several processes: each has the gradient of its slice of the batch; take the mean.
+    # Several processes: each has the gradient of its slice of the batch; take the mean. A weight
+    # that has no part in the loss has no gradient, in every process the same ones.
     if world > 1:
-        average_gradients(learner.trained, world)
+        average_gradients([p for p in learner.trained if p.grad is not None], world)
 
     # The factor is divided out again BEFORE clipping: the limit is about true gradients. Clipped
     # first, scaled gradients would nearly all be cut to the limit.
@@ -183,7 +184,9 @@ def measure_gamma(learner, latents, args, device, limit=5000):
     # Every k-th pair, k rounded up, so that at most `limit` are left.
     k = -(-len(latents.full) // limit)
     c, z = latents.of(learner.direction, latents.full[::k])
-    cM, F = learner.ema.module.terms(
+    # Without dropout, as in the tables: with it F is noisier, and the best gamma a smaller one.
+    translator = learner.ema.module.eval()
+    cM, F = translator.terms(
         c.to(device),
         steps=args.ddim_steps,
         omega=args.omega,
@@ -220,6 +223,8 @@ def train_in(folder, args, device, rank, world):
     folder.say(" ".join(f"--{k.replace('_', '-')} {v}" for k, v in given.items()))
     found = load_latents(args, device, rank, world, folder.old)
     folder.check_data(found.keys)
+    for direction in DIRECTIONS:
+        check_trainable(found.train, direction)
     torch.manual_seed(args.seed)  # every process starts from the same weights
     learners = [Learner(direction, found.train, args, device) for direction in DIRECTIONS]
     folder.say(size_of(learners[0].net, device, world))

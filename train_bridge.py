@@ -34,7 +34,15 @@ from errors import RunError, run_script
 from latent_bridge import BridgeNoise, draw_bridge_noise
 from latents import DIRECTIONS
 from pictures import draw_losses
-from runs import LatentPairs, bridge_pairs, load_latents, make_bridge, step_seed, warmup_cosine
+from runs import (
+    LatentPairs,
+    bridge_pairs,
+    check_items,
+    load_latents,
+    make_bridge,
+    step_seed,
+    warmup_cosine,
+)
 
 LOSSES = ("L_bridge", "L_pred", "L_infoNCE")
 
@@ -108,6 +116,8 @@ class BridgeLearner:
         # Up to 2,000 items, evenly spread, show the shapes, and the scale of what is no picture.
         some = np.linspace(0, len(pairs.x) - 1, min(len(pairs.x), 2000)).astype(int)
         y, x = pairs.of(some)
+        check_items("sources", y)
+        check_items("targets", x)
         self.shapes = [list(y.shape[1:]), list(x.shape[1:])]
         self.net = make_bridge(args, *self.shapes)
         self.net.fit(y, x)
@@ -207,12 +217,16 @@ def train_step(learner, batch, step, world=1):
     if world > 1:
         average_gradients([p for p in net.parameters() if p.grad is not None], world)
 
+    # In turn "both" two sides move, each with its own limit of the norm; what is logged is the norm
+    # of the whole gradient: by Pythagoras, as the two sides share no weight.
     bridge_moves = turn in ("bridge", "both")
     modality_moves = turn != "bridge"
+    norms = []
     if bridge_moves:
-        norm = update(learner, "bridge", args.lr * decay_at(step, args))
+        norms.append(update(learner, "bridge", args.lr * decay_at(step, args)))
     if modality_moves:
-        norm = update(learner, "modality", args.lr_modality * decay_at(step, args))
+        norms.append(update(learner, "modality", args.lr_modality * decay_at(step, args)))
+    norm = norms[0] if len(norms) == 1 else torch.hypot(*norms)
     learner.scaler.update()
     learner.ema.update_parameters(net)
 
