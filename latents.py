@@ -213,7 +213,8 @@ def open_part(stem, meta):
         # Opened to be read, first: opened to be written, a file that is too short would grow.
         z = np.load(part, mmap_mode="r")
         ours = old["meta"] == meta and list(z.shape) == meta["shape"] and z.dtype == np.float32
-        if ours and set(broken) <= set(range(rows)) and rows <= len(z) and all_finite(z[:rows]):
+        possible = 0 <= rows <= len(z) and all(0 <= i < rows for i in broken)
+        if ours and possible and all_finite(z[:rows]):
             return np.load(part, mmap_mode="r+"), rows, broken
     except Exception:
         pass  # there is none, or none of use

@@ -308,8 +308,9 @@ def text_inputs(tokenizer, model):
     """prepare (one text), collate (n of them -> token ids), and what the fingerprint has to see."""
     tokenizer.padding_side = "right"  # so that [CLS] is token 0 of every row
     longest = longest_text(tokenizer, model)
-    # SigLIP reads the last token, and was trained on texts that are padded to the full length:
-    # padded to the longest of a batch, a text would have another latent beside other texts.
+    # SigLIP reads the last token, and was trained on texts that are padded to the full length,
+    # without a mask: padded to the longest of a batch, a text would have another latent beside
+    # other texts.
     full = model.config.model_type.startswith("siglip")
     padding = "max_length" if full else True
 
@@ -317,7 +318,7 @@ def text_inputs(tokenizer, model):
         found = tokenizer(
             texts, padding=padding, truncation=True, max_length=longest, return_tensors="pt"
         )
-        return found
+        return {"input_ids": found["input_ids"]} if full else found
 
     vocabulary = sorted(tokenizer.get_vocab().items())
     settings = digest(vocabulary, tokenizer(PROBE)["input_ids"], longest)

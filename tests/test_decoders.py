@@ -122,6 +122,13 @@ def test_words(learned):
     text = "A man's  T-shirt,\n(3.5) cafés..."
     tool = captioning.word_tokenizer([text])
     assert tool.decode(tool(text)["input_ids"]) == "a man's t-shirt , ( 3.5 ) cafés . . ."
+    for text, words in {
+        "लाल बिल्ली।": "लाल बिल्ली ।",
+        "红色的猫，3.5": "红 色 的 猫 ， 3.5",
+        "cafe\u0301 สีแดง": "cafe\u0301 สี แ ด ง",
+    }.items():
+        tool = captioning.word_tokenizer([text])
+        assert tool.decode(tool(text)["input_ids"]) == words
     many = captioning.word_tokenizer(f"w{k % 11_000} w{k % 9_000}" for k in range(12_000))
     assert len(many) == 10_000 and "w8999" in many.get_vocab() and "w10999" not in many.get_vocab()
     ids, mask = learned.tokens(["dog", "zebra dog", "dog " * 100])

@@ -1,5 +1,6 @@
 """encoders.py against computations by hand: PCA, TF-IDF, names, states, vectors as they are."""
 
+import re
 import runpy
 import sys
 
@@ -84,6 +85,39 @@ def test_pca_of_other_sizes_modes_and_broken_files(tmp_path):
     assert np.array_equal(pca([images[1]]), pca([small]))
 
 
+@pytest.mark.parametrize("grey", [0, 7])
+def test_one_grey_picture_does_not_make_all_grey(grey):
+    """Red and green of one brightness get one latent because a single photo is grey."""
+    walls = [Image.new("RGB", (33, 20), [(200, 60, 60), (60, 129, 60)][n % 2]) for n in range(60)]
+    walls[grey] = walls[grey].convert("L")
+    z = make("pca:2", "image", walls)(walls[20:40])
+    assert np.abs(z[0] - z[1]).max() > 5
+
+
+def test_a_grey_set_stays_grey():
+    """Three equal channels instead of one: other latents for all grey sets."""
+    assert make("pca:3", "image", pictures(9, mode="L")).arrays["W"].shape == (3, 1024)
+
+
+def test_small_sets_lower_the_default(capsys):
+    """Twelve photos are refused because the default is 128, or get fewer numbers unsaid."""
+    assert make("pca", "image", pictures(10)).dim == 10
+    assert "pca: 10 numbers instead of 128, 10 images" in capsys.readouterr().err
+    tfidf = make("tfidf", "text", sentences(11))
+    assert tfidf.dim == 10 and tfidf(["red cat"]).shape == (1, 10)
+    assert "tfidf: 10 numbers instead of 256, 11 captions" in capsys.readouterr().err
+    make("pca", "image", pictures(140))
+    make("tfidf:7", "text", sentences(11))
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_to_tell_apart():
+    """A set of one repeated item gets latents that are rounding errors."""
+    assert "9 times the same" in error_of("pca:3", "image", pictures(1) * 9)
+    assert "8 times the same" in error_of("tfidf:2", "text", ["a red cat runs"] * 8)
+    assert "too few" in error_of("tfidf", "text", ["cat", "Cat"])
+
+
 def test_held_out_variance_of_the_glyphs():
     """The default image encoder keeps much less than the promised 92 % of held-out characters."""
     faces = dict(list(FACES.items())[:3])
@@ -121,6 +155,34 @@ def test_one_letter_words_count():
     assert np.abs(np.diff(tfidf(["small letter a", "small letter b"]), axis=0)).max() > 0.1
 
 
+TERMS = {  # captions -> terms: words with their marks; of scripts without blanks, characters
+    "लाल बिल्ली।": ["लाल", "बिल्ली", "लाल बिल्ली"],
+    "红色的猫，iPhone12": ["红", "色", "的", "猫", "iphone12"]
+    + ["红 色", "色 的", "的 猫", "猫 iphone12"],
+    "赤いネコ": ["赤", "い", "ネ", "コ", "赤 い", "い ネ", "ネ コ"],
+    "빨간 고양이": ["빨간", "고양이", "빨간 고양이"],
+    "cafe\u0301 İzmir": ["cafe\u0301", "i\u0307zmir", "cafe\u0301 i\u0307zmir"],  # marks apart
+    "می\u200cخواهم": ["می\u200cخواهم"],  # a joiner inside of a Persian word
+    "สีแดง": ["สี", "แ", "ด", "ง", "สี แ", "แ ด", "ด ง"],
+}
+
+
+@pytest.mark.parametrize("text", TERMS)
+def test_tfidf_of_other_scripts(text):
+    """Vowel signs are dropped, words fall apart at them, or a clause is a single word."""
+    assert encoders.make_vectorizer().build_analyzer()(text) == TERMS[text]
+
+
+def test_terms_of_english_are_as_ever():
+    """The words of the glyphs' names, and so all of their latents, change."""
+    captions = draw_glyphs("val", dict(list(FACES.items())[:2])).captions
+    english = ["It's 3.5 km: a_b, don't! T-shirt", "naïve café №5 x² ½"]
+    for text in [*captions, *english, *sentences(50)]:
+        words = re.findall(r"\b\w+\b", text.lower())
+        pairs = [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+        assert encoders.make_vectorizer().build_analyzer()(text) == words + pairs
+
+
 @pytest.mark.parametrize("modality", ["image", "text"])
 def test_fitted_state_round_trip(modality, tmp_path):
     """A checkpoint gives an encoder back that encodes, decodes or is named otherwise."""
@@ -152,6 +214,9 @@ def test_state_that_was_altered_is_refused(tmp_path):
         from_state(state)
     with pytest.raises(EncoderError, match="not the state of an encoder"):
         from_state({"spec": "pca"})
+    for arrays in ({"mode": "L"}, {"mode": "L", "mean": 3, "W": None}, [1, 2]):
+        with pytest.raises(EncoderError, match="pca:5: its arrays are damaged"):
+            from_state(state | {"arrays": arrays})
 
 
 def test_vectors_pass_through(tmp_path):
@@ -184,6 +249,32 @@ def test_wrong_specs(spec, modality, needle):
     """A typo ends in a stack trace, or in another encoder than the one that was asked for."""
     fit_on = pictures(3) if modality == "image" else sentences(30)
     assert needle in error_of(spec, modality, fit_on)
+
+
+class Broken(list):
+    """Pictures on a disk: some of the files cannot be read."""
+
+    def __getitem__(self, i):
+        if (item := super().__getitem__(i)) is None:
+            raise OSError("cut off")
+        return item
+
+
+@pytest.mark.parametrize(
+    "spec, modality, items, needle",
+    [
+        ("pca:4", "image", np.ones((9, 7)), "pca:4 encodes pictures, these are vectors already"),
+        ("tfidf", "text", np.ones((9, 7)), "say --text-encoder none"),
+        ("clip:ViT-B-32-quickgelu", "image", np.ones((9, 7)), "say --image-encoder none"),
+        ("bert", "text", list(np.ones((9, 7))), "bert encodes captions, these are vectors"),
+        ("none", "image", pictures(3), "none is for vectors"),
+        ("none", "image", Broken([None, None, *pictures(3)]), "these are pictures"),
+        ("none", "text", sentences(5), "say --text-encoder with one of tfidf"),
+    ],
+)
+def test_items_that_an_encoder_does_not_take(spec, modality, items, needle):
+    """Vectors reach PCA, or pictures reach `none`: a traceback, or letters counted as numbers."""
+    assert needle in error_of(spec, modality, items)
 
 
 def test_wrong_arguments():

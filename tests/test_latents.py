@@ -1,6 +1,10 @@
 """latents.py: a cache that is killed, damaged and starved; a data set in latent space."""
 
+import json
+import multiprocessing
 import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +105,7 @@ def test_resume_after_a_kill(tmp_path, monkeypatch):
 def test_resume_needs_its_own_part(tmp_path, monkeypatch):
     """A part file that is cut, or whose record is of something else, is taken for good."""
     monkeypatch.setattr(latents, "FLUSH", 0.0)
-    for damage in ("cut", "garbage", "other"):
+    for damage in ("cut", "garbage", "other", "rows", "minus", "nan", "empty"):
         seen, folder = [], tmp_path / damage
         with pytest.raises(KeyboardInterrupt):
             encode(counter(seen, stop=57), Items(100), "key", folder, batch=10)
@@ -112,12 +116,22 @@ def test_resume_needs_its_own_part(tmp_path, monkeypatch):
             record.write_text('{"rows": 5')
         if damage == "other":
             record.write_text(record.read_text().replace('"key"', '"yek"', 1))
+        if damage in ("rows", "minus"):
+            told = '"rows": 5000' if damage == "rows" else '"rows": -7'
+            record.write_text(record.read_text().replace('"rows": 50', told))
+        if damage == "nan":
+            np.load(part, mmap_mode="r+")[20] = np.nan
+        if damage == "empty":
+            part.write_bytes(b"")
         seen.clear()
         z, _ = encode(counter(seen), Items(100), "key", folder, batch=10)
         assert seen == list(range(100)) and np.array_equal(z, expected(100))
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "bytes", "broken", "json", "meta"])
+DAMAGES = "cut longer bytes broken json meta empty zip folder no-json nested nan".split()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_caches_are_built_again(tmp_path, capsys, damage):
     """Latents of a truncated, altered or foreign file are used, or the repair is not reported."""
     seen = []
@@ -136,6 +150,27 @@ def test_damaged_caches_are_built_again(tmp_path, capsys, damage):
         record.write_text(record.read_text()[:-10])
     if damage == "meta":
         record.write_text(record.read_text().replace("f" * 16, "e" * 16))
+    if damage == "empty":
+        npy.write_bytes(b"")  # NumPy's EOFError
+    if damage == "zip":
+        np.savez(npy.with_suffix(".npz"), latents=expected(3000))
+        npy.with_suffix(".npz").rename(npy)
+    if damage == "no-json":
+        record.write_bytes(b"")
+    if damage == "nested":
+        record.write_text("[" * 100_000)  # json's RecursionError
+    if damage == "nan":  # with the checksum that belongs to it
+        x = expected(3000)
+        x[1234, 1] = np.nan
+        np.save(npy, x)
+        saved = json.loads(record.read_text())
+        record.write_text(json.dumps(saved | {"crc32": latents.checksum(npy, [])}))
+    if damage == "folder":
+        record.unlink()
+        record.mkdir()
+        with pytest.raises(EncoderError, match="cannot write the cache"):
+            encode(counter(seen), Items(3000), "key", tmp_path)
+        return
     z, broken = encode(counter(seen), Items(3000), "key", tmp_path)
     assert len(seen) == 6000 and np.array_equal(z, expected(3000)) and len(broken) == 0
     report = capsys.readouterr().err
@@ -242,6 +277,113 @@ def test_disk_errors_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(EncoderError, match="No space left on device"):
         encode(counter([]), Items(10), "key", tmp_path / "new")
+    assert finished(tmp_path / "new") == []  # no file that promises room it does not have
+
+
+def test_a_disk_that_is_full_at_the_end(tmp_path, monkeypatch):
+    """Hours of encoding are lost because there was no room for the record of 100 bytes."""
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    seen = []
+    with monkeypatch.context() as patch, pytest.raises(EncoderError, match="No space left"):
+        patch.setattr(Path, "write_text", full)
+        encode(counter(seen), Items(100), "key", tmp_path)
+    assert finished(tmp_path) == [".json", ".part"]
+    z, _ = encode(counter(seen), Items(100), "key", tmp_path)
+    assert np.array_equal(z, expected(100)) and seen == list(range(100))
+
+
+def test_a_complete_cache_needs_no_right_to_write(tmp_path, monkeypatch):
+    """The cache of a class, read-only to its students, cannot be used."""
+    encode(counter([]), Items(10), "key", tmp_path)
+
+    def forbidden(path, *how, **options):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(latents, "Lock", forbidden)
+    z, _ = encode(counter([]), Items(10), "key", tmp_path)
+    assert np.array_equal(z, expected(10))
+    with pytest.raises(EncoderError, match="cannot write the cache .*Permission denied"):
+        encode(counter([]), Items(10), "another key", tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------
+# two runs at once
+
+
+def slow(folder, pause=0.02):
+    """An encoder that takes its time, and writes what it has seen to a file of all processes."""
+
+    def run(numbers):
+        time.sleep(pause)
+        with open(folder / "seen", "a") as f:
+            f.write("".join(f"{int(x)} " for x in numbers))
+        return np.array([[x, 2 * x, -x] for x in numbers]) + 0.5
+
+    return counter([])._replace(run=run)
+
+
+def side_by_side(work, n):
+    """Starts n processes that call work(k); forked, they need no time for imports."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=work, args=(k,)) for k in range(n)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def ended(processes):
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
+def test_two_processes_on_one_fresh_cache(tmp_path):
+    """One of them dies, reads rows of zeros, or encodes everything again."""
+    trials, together = 15, multiprocessing.get_context("fork").Barrier(2)
+
+    def work(k):
+        for trial in range(trials):
+            folder = tmp_path / str(trial)
+            folder.mkdir(exist_ok=True)
+            together.wait(60)
+            z, broken = encode(slow(folder), Items(40, [7]), "key", folder / "cache", batch=10)
+            assert np.array_equal(z, expected(40, [7])) and broken.tolist() == [7]
+
+    # One broken item of 40 is over 1 %.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latents, "MAY_BE_BROKEN", 0.1)
+        assert ended(side_by_side(work, 2)) == [0, 0]
+    for trial in range(trials):
+        seen = (tmp_path / str(trial) / "seen").read_text().split()
+        assert seen == [str(x) for x in range(40) if x != 7]
+        assert finished(tmp_path / str(trial) / "cache") == [".json", ".npy"]
+
+
+def test_who_waits_goes_on_when_the_other_is_killed(tmp_path, monkeypatch, capfd):
+    """A second run waits for ever for one that is dead, begins again, or waits without a word."""
+    monkeypatch.setattr(latents, "FLUSH", 0.0)
+
+    def work(k):
+        z, _ = encode(slow(tmp_path, 0.1), Items(60), "key", tmp_path / "cache", batch=10)
+        assert np.array_equal(z, expected(60))
+
+    def rows():
+        record = next((tmp_path / "cache").glob("*.part.json"), None)
+        return json.loads(record.read_text())["rows"] if record else 0
+
+    first = side_by_side(work, 1)
+    while rows() < 20:
+        time.sleep(0.01)
+    second = side_by_side(work, 1)
+    while "waiting" not in capfd.readouterr().out:
+        time.sleep(0.01)
+    os.kill(first[0].pid, signal.SIGKILL)
+    assert ended(first + second) == [-signal.SIGKILL, 0]
+    seen = (tmp_path / "seen").read_text().split()
+    assert sorted(map(int, set(seen))) == list(range(60)) and len(seen) <= 70  # one batch twice
 
 
 # --------------------------------------------------------------------------------------------------
@@ -318,6 +460,19 @@ def test_vectors_are_neither_cached_nor_copied(tmp_path):
         assert np.array_equal(c, wanted[0].astype(np.float32))
         assert np.array_equal(z, wanted[1].astype(np.float32))
         assert found.dims(direction) == ((3, 4) if direction == "text->image" else (4, 3))
+
+
+def test_items_are_looked_at_before_anything_is_encoded(tmp_path):
+    """Captions without a text encoder are noticed when all images have been encoded."""
+    image, text = two_encoders()
+    seen, split = [], small_split()
+    words = split._replace(captions=["a", "b", "c", "d", "e"])
+    with pytest.raises(EncoderError, match="none is for vectors .*captions"):
+        latents.encode_split(words, counter(seen), make("none", "text"), tmp_path)
+    vectors = split._replace(captions=np.zeros((5, 3)))
+    with pytest.raises(EncoderError, match="fake-text encodes captions, these are vectors"):
+        latents.encode_split(vectors, counter(seen), text, tmp_path)
+    assert seen == []
 
 
 def test_one_side_may_be_vectors(tmp_path):

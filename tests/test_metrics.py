@@ -169,6 +169,22 @@ def test_caption_tokens_agree_with_java(text):
     assert metrics.caption_tokens(text) == JAVA[text].split()
 
 
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("लाल बिल्ली घर में है।", "लाल बिल्ली घर में है"),
+        ("一只红色的猫，坐在 3,000 T-shirt 上。", "一 只 红 色 的 猫 坐 在 3,000 t-shirt 上"),
+        ("赤いネコ・スーパー", "赤 い ネ コ ス ー パ ー"),
+        ("빨간 고양이가 있다.", "빨간 고양이가 있다"),
+        ("cafe\u0301's İzmir isn't", "cafe\u0301 's i\u0307zmir is n't"),
+        ("قطة حمراء، هنا؟", "قطة حمراء هنا"),
+    ],
+)
+def test_caption_tokens_of_other_scripts(text, words):
+    """BLEU counts vowel signs as words, or a whole Chinese sentence as one."""
+    assert metrics.caption_tokens(text) == words.split()
+
+
 def captions(N, seed):
     """N hypotheses of 1 to 19 words, with 1 to 5 references each, which are edited copies."""
     g = rng(seed)

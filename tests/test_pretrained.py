@@ -198,6 +198,53 @@ def test_long_texts_are_cut(tiny_bert):
     assert np.abs(z[0] - z[1]).max() < 1e-5
 
 
+def words_of(model_max_length=None):
+    """A tokenizer of WORDS with RoBERTa's marks: <s> 0, <pad> 1, </s> 2."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {w: n for n, w in enumerate(["<s>", "<pad>", "</s>", "<unk>", *WORDS])}
+    tool = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tool.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [("<s>", 0), ("</s>", 2)]
+    tool.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    names = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+    known = {} if model_max_length is None else {"model_max_length": model_max_length}
+    return PreTrainedTokenizerFast(tokenizer_object=tool, **names, **known)
+
+
+SMALL = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+
+
+@pytest.mark.parametrize("name", ["Roberta", "MPNet", "XLMRoberta"])
+def test_positions_that_begin_behind_the_padding(name, tmp_path):
+    """RoBERTa's 20 positions hold 18 tokens: a long caption is an index out of range."""
+    import transformers
+
+    sizes = dict(vocab_size=4 + len(WORDS), max_position_embeddings=20, pad_token_id=1)
+    config = getattr(transformers, name + "Config")(**sizes, **SMALL)
+    getattr(transformers, name + "Model")(config).save_pretrained(tmp_path)
+    words_of().save_pretrained(tmp_path)
+    z = make(f"hf:{tmp_path}", "text")(["cat " * 16, "cat " * 15, "cat " * 300])
+    assert np.abs(z[0] - z[2]).max() < 1e-5 < np.abs(z[0] - z[1]).max()
+
+
+def test_errors_of_a_network_are_one_line(tmp_path):
+    """A tokenizer that knows more words than its network ends in a traceback, hours later."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(vocab_size=3 + len(WORDS), **SMALL)  # no room for the last word
+    BertModel(config).save_pretrained(tmp_path)
+    words_of().save_pretrained(tmp_path)
+    bert = make(f"hf:{tmp_path}", "text")
+    assert bert([WORDS[0]]).shape == (1, 24)
+    with pytest.raises(
+        EncoderError, match="cannot encode a batch of 2 texts: IndexError"
+    ) as caught:
+        bert(WORDS[-2:])
+    assert "\n" not in str(caught.value)
+
+
 def test_hf_fingerprint_sees_pooling_weights_and_vocabulary(tiny_bert, tmp_path):
     """Another pooling, another weight or another vocabulary passes for the same encoder."""
     model, folder, _ = tiny_bert
@@ -288,6 +335,93 @@ def test_dino_poolings(tiny_dino, pooling):
         want = {"mean": mean, "cls+mean": np.r_[h[0], mean]}.get(pooling, h[0])
         assert np.abs(got - want).max() < 1e-4
     assert dino.dim == (48 if pooling == "cls+mean" else 24)
+
+
+def test_a_processor_that_does_not_crop(tmp_path):
+    """Pictures of several sizes cannot be stacked, or are mixed up when they are sorted by size."""
+    import transformers
+
+    torch.manual_seed(0)
+    shape = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28)
+    model = transformers.Dinov2Model(transformers.Dinov2Config(**shape, patch_size=7)).eval()
+    model.save_pretrained(tmp_path)
+    tool = transformers.BitImageProcessor(size={"shortest_edge": 28}, do_center_crop=False)
+    tool.save_pretrained(tmp_path)
+    sizes = [(40, 30), (30, 40), (33, 33), (40, 30), (90, 30), (30, 40)]
+    images = [pictures(1, size, seed=n)[0] for n, size in enumerate(sizes)]
+    dino = make(f"hf:{tmp_path}", "image")
+    alone = np.concatenate([dino([image]) for image in images])
+    assert np.abs(dino(images) - alone).max() < 1e-5 and np.abs(alone[0] - alone[3]).max() > 1e-3
+
+
+def test_a_picture_that_a_processor_refuses_is_a_broken_one(tiny_dino, monkeypatch):
+    """One odd picture among thousands ends the run with another library's ValueError."""
+    import transformers
+
+    dino = make(f"hf:{tiny_dino[1]}", "image")
+    call = transformers.BitImageProcessor.__call__
+
+    def picky(self, images, **how):
+        if images.size == (1, 300):
+            raise ValueError("mean must have 1 elements\nif it is an iterable")
+        return call(self, images, **how)
+
+    # The class of the loaded processor may be another one than that of the saved one.
+    for name in ("BitImageProcessor", "BitImageProcessorFast", "BitImageProcessorPil"):
+        if hasattr(transformers, name):
+            monkeypatch.setattr(getattr(transformers, name), "__call__", picky)
+    good, odd = pictures(1) * 150, Image.new("RGB", (1, 300))
+    assert dino(good[:1]).shape == (1, 24)
+    with pytest.raises(OSError, match="cannot prepare this image .*mean must") as caught:
+        dino.prepare(odd)
+    assert "\n" not in str(caught.value)
+
+
+def two_halves(folder, name):
+    """A tiny CLIP or SigLIP of transformers in a folder; the model, and its tokens of a text."""
+    import transformers
+
+    torch.manual_seed(0)
+    sides = dict(image_size=28, patch_size=14, **SMALL)
+    text = dict(vocab_size=4 + len(WORDS), max_position_embeddings=12, pad_token_id=1, **SMALL)
+    ends = dict(bos_token_id=0, eos_token_id=2)
+    config = getattr(transformers, name + "Config")(text_config=text | ends, vision_config=sides)
+    model = getattr(transformers, name + "Model")(config).eval()
+    model.save_pretrained(folder)
+    crop = {"height": 28, "width": 28}
+    transformers.CLIPImageProcessor(size=crop, crop_size=crop).save_pretrained(folder)
+    words_of(12).save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("name", ["CLIP", "Siglip"])
+def test_a_model_of_two_halves_gives_its_features(name, tmp_path):
+    """hf: with a CLIP is a traceback, takes a half's hidden state, or mixes padding into it."""
+    model = two_halves(tmp_path, name)
+    image, text = (make(f"hf:{tmp_path}", m) for m in ("image", "text"))
+    assert image.pooling == text.pooling == "features" and image.dim == text.dim
+    tool = words_of(12)
+    for words in ("cat", "red bird runs"):
+        padded = {"padding": "max_length"} if name == "Siglip" else {}
+        ids = tool(words, return_tensors="pt", max_length=12, **padded)
+        with torch.no_grad():
+            want = pretrained.vector_of(model.get_text_features(ids["input_ids"]))
+        got = text([words, "the cat sleeps on a mat", "moon " * 50])[:1]
+        assert np.abs(got - want.numpy()).max() < 1e-5
+    with torch.no_grad():
+        x = torch.stack([image.prepare(i) for i in pictures(2)])
+        want = pretrained.vector_of(model.get_image_features(x)).numpy()
+    assert np.abs(image(pictures(2)) - want).max() < 1e-5
+    assert np.array_equal(from_state(saved(text.state(), tmp_path))(["cat"]), text(["cat"]))
+    assert "this model has features" in error_of(f"hf:{tmp_path}", "image", pooling="cls")
+
+
+def test_poolings_and_folders_of_the_wrong_kind(tiny_bert, tiny_clip, tmp_path):
+    """A slip between clip: and hf:, or --text-pooling features of a BERT, gives a riddle."""
+    told = error_of(f"hf:{tiny_bert[1]}", "text", pooling="features")
+    assert "this model has cls, pooler, mean" in told
+    assert "say clip:local-dir:" in error_of(f"hf:{tiny_clip[2]}", "image")
+    assert f"say hf:{tiny_bert[1]}" in error_of(f"clip:local-dir:{tiny_bert[1]}", "text")
 
 
 def test_image_preprocessing_is_in_the_fingerprint(tiny_dino, tmp_path):

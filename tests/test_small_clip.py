@@ -11,7 +11,7 @@ from PIL import Image
 
 import encoders
 from encoders import make
-from errors import DeviceError, EncoderError
+from errors import EncoderError, InputError
 from glyphs import Split
 from tables import small_clip
 from tables.small_clip import fit_clip
@@ -148,6 +148,41 @@ def test_nothing_half_written(error, raised, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_of_the_users_own_survives(tmp_path, monkeypatch):
+    """A fit that fails, or that ends well, removes somebody's folder `clip.part`."""
+    (tmp_path / "clip.part").mkdir()
+    (tmp_path / "clip.part" / "thesis.txt").write_text("all I have")
+    with monkeypatch.context() as patch, pytest.raises(EncoderError, match="no space"):
+        patch.setattr(small_clip, "save_clip", full)
+        fit(tmp_path / "clip")
+    fit(tmp_path / "clip")
+    assert (tmp_path / "clip.part" / "thesis.txt").read_text() == "all I have"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "clip.part"]
+    # Others of a group can read the model, as any other file of hers.
+    (tmp_path / "ordinary").mkdir()
+    assert (tmp_path / "clip").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def full(model, folder):
+    raise OSError(28, "no space")
+
+
+def test_small_sets(tmp_path, capsys):
+    """A validation split of one pair prints nan, and none at all is an IndexError at the end."""
+    split, one, none = colours(), colours(), colours()
+    one = one._replace(bare=np.arange(12) != 5)
+    none = none._replace(bare=np.ones(12, bool))
+    fit_clip(split, one, str(tmp_path / "a"), 1, 5, 100, 0, "cpu")
+    out = capsys.readouterr().out
+    assert "validation, 1 pairs" in out and "nan" not in out
+    for train, val, told in [
+        (split, none, "needs 1 pairs for val, got 0"),
+        (one, split, "needs 2 pairs for train, got 1"),
+    ]:
+        with pytest.raises(EncoderError, match=told):
+            fit_clip(train, val, str(tmp_path / "b"), 1, 5, 100, 0, "cpu")
+
+
 def test_bad_input(tmp_path):
     """A folder is overwritten, or a wrong value ends in a stack trace."""
     (tmp_path / "old").mkdir()
@@ -160,9 +195,10 @@ def test_bad_input(tmp_path):
         ("new", {"batch": 1}, "needs 1 or more steps"),
         ("new", {"scale": float("nan")}, "needs 1 or more steps"),
         ("new", {"device": "nowhere"}, "--device nowhere"),
+        ("new", {"seed": -1}, "--seed -1: it has to be between"),
         ("new", {"split": vectors}, "these are vectors"),
     ]:
-        with pytest.raises((EncoderError, DeviceError), match=message):
+        with pytest.raises(InputError, match=message):
             fit(f"{tmp_path}/{out}", **how)
 
 
@@ -174,7 +210,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "captions.txt").write_text("\n".join(["image,caption", *rows]))
     base = "small_clip.py --steps 2 --batch 3 --logit-scale 25 --dataset captions".split()
     base += ["--out", f"{tmp_path}/clip", "--data-dir"]
-    for folder, message in [("", None), ("", "clip exists"), ("/no", "set captions not found")]:
+    for folder, message in [("", None), ("", "clip exists"), ("/no", "captions not found")]:
         monkeypatch.setattr(sys, "argv", [*base, f"{tmp_path}{folder}"])
         if message is None:
             runpy.run_path(small_clip.__file__, run_name="__main__")
@@ -182,5 +218,5 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
             assert row.endswith("25.000") and f"clip:local-dir:{tmp_path}/clip" in last
             assert make(f"clip:local-dir:{tmp_path}/clip", "text").dim == 128
             continue
-        with pytest.raises(SystemExit, match=f"small_clip.py: .*{message}"):
+        with pytest.raises(SystemExit, match=f"(?s)small_clip.py: .*{message}"):
             runpy.run_path(small_clip.__file__, run_name="__main__")
