@@ -6,16 +6,21 @@ data_pairs.py: paired arrays (y, x) for the latent bridge, from official layouts
     y, x = pairs.of([0, 1, 2])                                (3, 3, 16, 16) and (3, 3, 128, 128)
 
 A set on disk is a list of items, an item the files that make one pair. A loader finds them and says
-how to read them; it reads none itself. It returns three things:
+how to read them; it reads none itself. It returns four things:
 
     items    [(path, ...), ...]: the files of each pair, those of y first, the file of x last
     part     (N,) 0, 1, 2: whether a pair is of train, val or test
     make     make(path, ...) -> y, x: reads one pair
+    skipped  {reason: [file, ...]}: what was found and makes no pair
 
-From these `lazy_pairs` makes a `Pairs` that opens its files when a batch needs them.
+From these `lazy_pairs` makes a `Pairs` that opens its files when a batch needs them. Of many files
+some are always broken, and one of them must not end a run after hours, and again whenever it is
+resumed. `Reader` explains what happens then.
 
 Map      LOADERS                          name of a set -> its loader
-         faces, handbags, shapenet, folders      the loaders, each with its readers before it
+         faces, handbags, shapenet, folders      the loaders, each with its readers before it;
+                           those of your own arrays are in data_arrays.py
+         Reader                           broken and odd pairs: replaced, or the set is refused
          lazy_pairs                       items, part, make -> Pairs
          load_pairs                       the function that other files call; also for glyph-...
          save_pairs                       twelve pairs as a picture
@@ -24,24 +29,34 @@ Try      python data.py ffhq ~/ffhq       counts, shapes, and a picture
 """
 
 import os
+from collections import Counter
 from functools import lru_cache
 from glob import glob
 
 import numpy as np
 from PIL import Image
 
+from data_arrays import read_array_or_picture
 from data_files import (
+    PICTURES,
     channels_first,
     file_stamps,
     find_pictures,
-    fits_float32,
-    load_array,
     missing_data,
     read_image,
+    report,
+    say,
+    say_once,
     split_by_name,
 )
 from errors import DataError
 from glyphs import SPLITS, Lazy, Pairs, digest, glyph_pairs, glyph_solids
+
+FEWEST = 10  # pairs: of fewer, train, val and test would be one each, or little more
+# The share of broken pairs that is passed over, as latents.py does with images. In a set of up to
+# 100 pairs one broken pair is more than that: so these are all read at once.
+MAY_BE_BROKEN = 0.01
+FIRST_LOOK = 100
 
 # --------------------------------------------------------------------------------------------------
 # Photos of faces, 8 times smaller and large: LD's super-resolution, 16 x 16 -> 128 x 128
@@ -64,7 +79,7 @@ def faces(root, split, size=128):
 
     files = find_pictures(root, "**/*")
     items = [(file,) for file in files]
-    return items, split_by_name(files, [0.90, 0.95], root), make
+    return items, split_by_name(files, [0.90, 0.95], root), make, {}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -92,7 +107,7 @@ def handbags(root, split, size=64):
     else:
         files = find_pictures(root, "train/*")
         part = split_by_name(files, [0.98], root)
-    return [(file,) for file in files], part, make
+    return [(file,) for file in files], part, make, {}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -146,7 +161,7 @@ def shapenet(root, split, views=4, size=64):
     # The same MODEL in two trees: its 24 pictures in one, its voxels in the other.
     renderings = os.path.join(root, "ShapeNetRendering")
     voxels = os.path.join(root, "ShapeNetVox32")
-    items, models = [], []
+    items, models, alone = [], [], []
     for file in sorted(glob("*/*/model.binvox", root_dir=voxels)):
         model = os.path.dirname(file)  # "02691156/10155655850468db78d106ce0a280f87"
         folder = os.path.join(renderings, model, "rendering")
@@ -154,40 +169,41 @@ def shapenet(root, split, views=4, size=64):
             pictures = [os.path.join(folder, f"{v:02}.png") for v in range(views)]
             items.append((*pictures, os.path.join(voxels, file)))
             models.append(model)
-    return items, split_by_name(models, [0.80, 0.90], root), make
+        else:
+            alone.append(model)
+    # The other way round, too: the trees were made from different versions of ShapeNet.
+    rendered = glob("*/*/rendering", root_dir=renderings)
+    unbuilt = sorted({os.path.dirname(folder) for folder in rendered} - {*models, *alone})
+    skipped = {"voxels without renderings": alone, "renderings without voxels": unbuilt}
+    return items, split_by_name(models, [0.80, 0.90], root), make, skipped
 
 
 # --------------------------------------------------------------------------------------------------
 # Your own files: two folders
 
 
-def read_array_or_picture(path):
-    """Any file of `pairs`: a picture (C, H, W) uint8, or its array; floats become float32.
+def files_by_stem(top, skipped):
+    """{"7": "top/7.png", "a/7": "top/a/7.npy", ...} of a folder and all folders in it.
 
-    An array (H, W) becomes (1, H, W), one channel."""
-    if not path.lower().endswith((".npy", ".npz")):
-        return channels_first(read_image(path, path))
-    array = load_array(path)
-    # Networks compute in float32. What it cannot hold would be inf, and then NaN, in every weight.
-    if array.dtype.kind == "f":
-        if not fits_float32(array).all():
-            raise DataError(f"{path}: holds NaN, inf or numbers over 3e38")
-        array = array.astype(np.float32)
-    elif array.dtype not in (np.uint8, bool):
-        raise DataError(f"{path}: {array.dtype}; expected floats, uint8 or bool")
-    return array[None] if array.ndim == 2 else array
-
-
-def files_by_stem(top):
-    """{"7": "top/7.png", ...} of a folder. DataError: no such folder, or two files of one stem."""
+    What is no picture and no array goes into skipped. DataError: two files of one stem."""
     if not os.path.isdir(top):
         raise missing_data("pairs", top, "no such folder")
-    kinds = (".png", ".jpg", ".jpeg", ".npy", ".npz")
-    files = [file for file in sorted(os.listdir(top)) if file.lower().endswith(kinds)]
-    found = {os.path.splitext(file)[0]: os.path.join(top, file) for file in files}
-    # 7.png and 7.jpg: which of them is meant?
-    if len(found) < len(files):
-        raise DataError(f"{top}: two files of one stem among {', '.join(files[:4])} ...")
+    found = {}
+    for folder, inner, files in os.walk(top):
+        inner[:] = sorted(name for name in inner if name[0] != ".")
+        for file in sorted(files):
+            path = os.path.join(folder, file)
+            # Macs put a hidden ._7.png beside each 7.png; it holds no picture.
+            if file[0] == ".":
+                skipped.setdefault("a hidden file", []).append(path)
+            elif not file.lower().endswith((*PICTURES, ".npy", ".npz")):
+                skipped.setdefault("no picture, .npy or .npz", []).append(path)
+            else:
+                stem = os.path.splitext(os.path.relpath(path, top))[0]
+                # 7.png and 7.jpg: which of them is meant?
+                if stem in found:
+                    raise DataError(f"{top}: two files of one stem: {found[stem]} and {path}")
+                found[stem] = path
     return found
 
 
@@ -201,15 +217,18 @@ def folders(root, split, source_dir=None, target_dir=None):
 
     source = os.path.join(root or "", os.path.expanduser(source_dir or "source"))
     target = os.path.join(root or "", os.path.expanduser(target_dir or "target"))
-    y, x = files_by_stem(source), files_by_stem(target)
+    skipped = {}
+    y, x = files_by_stem(source, skipped), files_by_stem(target, skipped)
     stems = [stem for stem in y if stem in x]
+    skipped["no target of its stem"] = [y[stem] for stem in y if stem not in x]
+    skipped["no source of its stem"] = [x[stem] for stem in x if stem not in y]
     # Two files of each folder show why: "a_src.png" and "a_tgt.png" have no stem in common.
     if not stems:
         some_y = ", ".join(list(y.values())[:2]) or "no file"
         some_x = ", ".join(list(x.values())[:2]) or "no file"
         raise DataError(f"no stem is in both folders: found {some_y} ... and {some_x} ...")
     items = [(y[stem], x[stem]) for stem in stems]
-    return items, split_by_name(stems, [0.90, 0.95], target), make
+    return items, split_by_name(stems, [0.90, 0.95], target), make, skipped
 
 
 # --------------------------------------------------------------------------------------------------
@@ -225,28 +244,106 @@ LOADERS = {
 PAIRS = ["glyph-sr", "glyph-edges", "glyph-faces", "glyph-solids", *LOADERS]
 
 
-def lazy_pairs(name, split, items, part, make, options):
-    """The Pairs of one part. Files are opened when a pair is needed, and then both of its sides.
+class Reader:
+    """Reads pairs, and notices those that cannot be used: broken, or unlike the others.
 
-    A network has one input shape and one output shape, so every pair must look like the first of
-    all: DataError names the file that does not, or that cannot be read."""
-    rows = np.flatnonzero(np.asarray(part) == SPLITS[split])
+    A network has one input shape and one output shape. Which ones, a first look at up to 100 pairs,
+    evenly spread, tells. To read all of them at every start would be sure, but takes ten minutes
+    for 70,000 photos; so a larger set may hold broken files that are met only in training.
 
-    def read(item):
+    broken    {number of an item: why}. Over 1 % of all: DataError
+    like      [(shape, dtype) of y, (shape, dtype) of x]; None before the first look"""
+
+    def __init__(self, name, items, make):
+        self.name, self.items, self.make = name, items, make
+        self.broken, self.like = {}, None
+        some = np.linspace(0, len(items) - 1, min(len(items), FIRST_LOOK)).astype(int)
+        found = {n: pair for n in some if (pair := self.read(n)) is not None}
+        if not found:
+            raise DataError(self.refusal())
+        self.like = [most_common(side) for side in zip(*found.values(), strict=True)]
+        found = [pair for n in found if (pair := self.read(n, found[n])) is not None]
+        # Were all targets the same, the loss would be 0 at once, and nothing would be learned.
+        if len(found) > 1 and all((x == found[0][1]).all() for _, x in found):
+            raise DataError(f"{name}: all targets are the same (looked at {len(found)})")
+        y, x = (described(*like) for like in self.like)
+        say_once((name, y, x), f"{name}: source: {y}; target: {x}")
+
+    def read(self, n, pair=None):
+        """(y, x) of item n, or None if it cannot be used; pair: what was read of it before."""
+        if n in self.broken:
+            return None
         try:
-            return make(*item)
-        except OSError as error:  # of read_image, which names the file
-            raise DataError(str(error)) from error
+            item = self.items[n]
+            pair = pair or self.make(*item)
+            if self.like is None:
+                return pair
+            return fitted(pair[0], self.like[0], item[0]), fitted(pair[1], self.like[1], item[-1])
+        except (OSError, DataError) as error:  # both name the file
+            self.broken[n] = str(error)
+        if len(self.broken) > MAY_BE_BROKEN * len(self.items):
+            raise DataError(self.refusal())
+        # Five names are enough to see what is wrong.
+        if len(self.broken) <= 5:
+            say(f"{self.broken[n]}; the next pair takes its place")
+
+    def refusal(self):
+        first = next(iter(self.broken.values()))
+        told = f"{len(self.broken)} of {len(self.items):,} pairs cannot be used, over 1 %"
+        return f"{self.name}: {told}: {first}"
+
+
+def most_common(arrays):
+    """The (shape, dtype) of most of them; of grey and colour pictures of one size, colour's."""
+    count = Counter((array.shape, array.dtype) for array in arrays)
+    shape, dtype = count.most_common(1)[0][0]
+    if dtype == np.uint8 and len(shape) == 3 and shape[0] == 1:
+        colour = ((3, *shape[1:]), dtype)
+        if colour in count:
+            return colour
+    return shape, dtype
+
+
+def fitted(array, like, path):
+    """The array, if it is like that (shape, dtype), or grey and the others colour. DataError."""
+    shape, dtype = like
+    if (array.shape, array.dtype) == like:
+        return array
+    is_grey = array.dtype == dtype == np.uint8 and array.ndim == 3 and len(array) == 1
+    if is_grey and shape == (3, *array.shape[1:]):
+        say_once(("grey", os.path.dirname(path)), f"{path}: grey among colour, made R = G = B")
+        return np.repeat(array, 3, axis=0)
+    raise DataError(f"{path}: {array.dtype} {array.shape}; most have {dtype} {shape}")
+
+
+def described(shape, dtype):
+    """What an item is taken for, in words: "pictures (3, 64, 64) uint8"."""
+    kinds = {1: "vectors", 3: "pictures" if shape[0] <= 4 else "volumes", 4: "views"}
+    return f"{kinds[len(shape)]} {shape} {dtype}"
+
+
+def lazy_pairs(name, root, split, found, options):
+    """The Pairs of one part of what a loader has found. Files are opened when a pair is needed.
+
+    A pair that cannot be used is replaced by the next one of its part that can. Which one, depends
+    on the files alone, so a resumed run sees the batches that it would have seen without a stop."""
+    items, part, make, skipped = found
+    rows = np.flatnonzero(np.asarray(part) == SPLITS[split])
+    report(name, root, f"{len(items):,} pairs", f"{len(rows):,} for {split}", skipped)
+    if split == "train" and len(items) < FEWEST:
+        told = f"{len(items)} pairs are too few to be cut into train, val and test"
+        raise DataError(f"{name} {root}: {told}; give at least {FEWEST}")
+    reader = Reader(name, items, make)
 
     # `Pairs.of` takes the y of a whole batch, then its x. Without this memory of the last 256
     # pairs, every file would be opened and decoded twice.
     @lru_cache(256)
     def both(i):
-        item = items[rows[i]]
-        y, x = read(item)
-        check_like(y, first_y, item[0])
-        check_like(x, first_x, item[-1])
-        return y, x
+        for other in (*range(i, len(rows)), *range(i)):
+            pair = reader.read(rows[other])
+            if pair is not None:
+                return pair
+        raise DataError(f"{name} {root}: no pair for {split} can be used; {reader.refusal()}")
 
     def read_y(i):
         return both(i)[0]
@@ -260,8 +357,6 @@ def lazy_pairs(name, split, items, part, make, options):
     def name_x(i):
         return items[rows[i]][-1]
 
-    # `both` compares with these; they are read at once, so that a wrong folder is told at once.
-    first_y, first_x = read(items[0])
     y = Lazy(len(rows), read_y, name_y)
     x = Lazy(len(rows), read_x, name_x)
 
@@ -270,12 +365,6 @@ def lazy_pairs(name, split, items, part, make, options):
     for i in rows:
         files += items[i]
     return Pairs(y, x, digest(name, split, sorted(options.items()), file_stamps(files)))
-
-
-def check_like(array, first, path):
-    if (array.shape, array.dtype) != (first.shape, first.dtype):
-        found = f"{array.dtype} {array.shape}"
-        raise DataError(f"{path}: {found}; the first has {first.dtype} {first.shape}")
 
 
 def load_pairs(name, root=None, split="train", **options):
@@ -298,10 +387,10 @@ def load_pairs(name, root=None, split="train", **options):
     root = root and os.path.expanduser(root)
     if name != "pairs" and not (root and os.path.isdir(root)):
         raise missing_data(name, root, "no such folder")
-    items, part, make = LOADERS[name](root, split, **options)
-    if not items:
+    found = LOADERS[name](root, split, **options)
+    if not found[0]:
         raise missing_data(name, root, f"nothing of it for split {split!r}")
-    return lazy_pairs(name, split, items, part, make, options)
+    return lazy_pairs(name, root or "", split, found, options)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -314,10 +403,12 @@ def sheet(item):
         item = np.concatenate(item, axis=-1)  # (V, C, H, W) -> (C, H, V W)
     if item.ndim < 2:
         return np.atleast_2d(item)  # a vector, as a row
-    # Of three axes, the first has 1 or 3 channels in a picture, and more layers in a volume.
-    if item.ndim == 3 and len(item) not in (1, 3):
+    # Of three axes, the first has up to 4 channels in a picture, and more layers in a volume.
+    if item.ndim == 3 and len(item) > 4:
         return np.hstack([item.max(2), item.max(1)])
-    return item if item.ndim == 2 else item.transpose(1, 2, 0).squeeze()
+    if len(item) == 2:
+        item = item[:1]  # two channels have no colours
+    return item if item.ndim == 2 else np.atleast_2d(item.transpose(1, 2, 0).squeeze())
 
 
 def save_pairs(pairs, path):

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 import data
+import data_arrays
+import data_files
 import data_pairs
 import glyphs
 from data import load
@@ -198,14 +200,14 @@ def everything(name, root=None, **options):
 def test_faces_on_disk(tmp_path, name):
     """A photo is squeezed instead of cropped, its small copy is another's, or one is not found."""
     shapes, files = [(18, 24), (30, 20), (17, 17)], ["a.jpg", "b.PNG", "c.png"]
-    for n in range(9):
+    for n in range(12):
         save(
             tmp_path / ["", "0", "1/2"][n % 3] / f"{n}{files[n % 3]}",
             noise(*shapes[n % 3], 3, seed=n),
         )
     (tmp_path / "notes.txt").write_text("no picture")
     found = everything(name, tmp_path, size=16)
-    assert len(found) == 9 and {y.shape + x.shape for y, x in found.values()} == {
+    assert len(found) == 12 and {y.shape + x.shape for y, x in found.values()} == {
         (3, 2, 2, 3, 16, 16)
     }
     y, x = found[os.path.join("0", "4b.PNG")]
@@ -218,12 +220,12 @@ def test_faces_on_disk(tmp_path, name):
 
 def test_handbags_on_disk(tmp_path):
     """Edges and photo are exchanged, the two parts are mixed, or val is cut out of test."""
-    for n in range(8):
+    for n in range(13):
         both = np.full((256, 512, 3), 20 + n, np.uint8)
         both[:, 256:] = 230, 100, 10 * n
         save(tmp_path / ("val" if n < 2 else "train") / f"{n}_AB.jpg", both)
     found = everything("edges2handbags", tmp_path, size=16)
-    assert len(found) == 8 and found["val/1_AB.jpg"][0].shape == (3, 16, 16)
+    assert len(found) == 13 and found["val/1_AB.jpg"][0].shape == (3, 16, 16)
     y, x = found["train/5_AB.jpg"]
     assert np.abs(y - 25.0).max() < 3 and np.abs(x.mean((1, 2)) - [230, 100, 50]).max() < 3
     test = load_pairs("edges2handbags", str(tmp_path), "test")
@@ -256,7 +258,7 @@ def test_binvox(tmp_path):
     assert data_pairs.read_binvox(tmp_path / "b.binvox").all()
 
 
-def shapes_tree(top, models=5):
+def shapes_tree(top, models=11):
     for n in range(models):
         volume = np.zeros((32, 32, 32), bool)
         volume[n : n + 3, 2:9, 10] = True
@@ -273,7 +275,7 @@ def test_shapenet_on_disk(tmp_path):
     shapes_tree(tmp_path)
     write_binvox(tmp_path / "ShapeNetVox32/00/unseen/model.binvox", np.ones((32, 32, 32), bool))
     found = everything("shapenet", tmp_path, views=3, size=128)
-    assert len(found) == 5  # without the model that has no renderings
+    assert len(found) == 11  # without the model that has no renderings
     y, x = found["ShapeNetVox32/01/m3/model.binvox"]
     assert y.shape == (3, 3, 128, 128) and y[:, :, 0, 0].tolist() == [[30, v, 99] for v in range(3)]
     assert (y[:, :, 1:, :64] == 255).all() and (y[:, :, :, 64:] == 240).all()
@@ -281,7 +283,7 @@ def test_shapenet_on_disk(tmp_path):
     assert load_pairs("shapenet", str(tmp_path), views=2).y[0].shape == (2, 3, 64, 64)
 
 
-def folders_tree(top, n=6):
+def folders_tree(top, n=12):
     """source/I.png (C, H, W) = (1, 4, 6), target/I.npy (5,); each also has a file of its own."""
     for i in range(n):
         save(top / f"source/{i}.png", noise(4, 6, seed=i))
@@ -295,19 +297,19 @@ def test_folders_on_disk(tmp_path):
     """Files of unequal stems are paired, or an array changes its shape or its numbers."""
     folders_tree(tmp_path)
     found = everything("pairs", tmp_path)
-    assert sorted(found) == [f"target/{i}.npy" for i in range(6)]
-    for i in range(6):
+    assert sorted(found) == sorted(f"target/{i}.npy" for i in range(12))
+    for i in range(12):
         y, x = found[f"target/{i}.npy"]
         assert (y == noise(4, 6, seed=i)[None]).all() and x.dtype == np.float32
         assert (x == np.arange(5) + i).all()
-    arrays = dict(a=noise(2, 3, 4), b=np.ones((7, 6)), c=np.ones((5, 6, 7), bool), d=noise(3, 2))
+    arrays = dict(a=noise(2, 3, 9), b=np.ones((7, 6)), c=np.ones((5, 6, 7), bool), d=noise(3, 2))
     for name, array in arrays.items():
         np.savez(tmp_path / f"{name}.npz", array)
-        read = data_pairs.read_array_or_picture(str(tmp_path / f"{name}.npz"))
+        read = data_arrays.read_array_or_picture(str(tmp_path / f"{name}.npz"))
         assert (read == array).all() and read.shape == (1, *array.shape)[-3:]
     keys = {load_pairs("pairs", str(tmp_path), s).key for s in SPLITS}
-    for i in range(6):
-        np.save(tmp_path / f"target/{i}.npy", np.arange(6.0))
+    for i in range(12):
+        np.save(tmp_path / f"target/{i}.npy", np.arange(6.0) * i)
     assert len(keys | {load_pairs("pairs", str(tmp_path), s).key for s in SPLITS}) == 6
     swapped = dict(source_dir=tmp_path / "target", target_dir=tmp_path / "source")
     assert load_pairs("pairs", **{k: str(v) for k, v in swapped.items()}).x[0].shape == (1, 4, 6)
@@ -324,9 +326,9 @@ def tree(top, name):
     elif name == "pairs":
         folders_tree(top)
     else:
-        for n in range(4):
+        for n in range(12):
             part = "" if name == "ffhq" else "val" if n == 0 else "train"
-            save(top / part / f"{n}.png", noise(8, 16, 3))
+            save(top / part / f"{n}.png", noise(8, 16, 3, seed=n))
     return {"shapenet": dict(views=2), "ffhq": dict(size=16)}.get(name, {})
 
 
@@ -350,7 +352,7 @@ VOXELS, PAIR = "ShapeNetVox32/00/m2/model.binvox", "target/4.npy"
         ("pairs", PAIR, np.arange(4.0), "4.npy: float32 .4,.*float32 .5,"),
         ("pairs", PAIR, np.arange(5), "4.npy: int64"),
         ("pairs", PAIR, np.array([{}] * 5), "4.npy.*allow_pickle"),
-        ("pairs", "source/2.png", noise(4, 6, 3), "2.png: uint8 .3, 4, 6"),
+        ("pairs", "source/2.png", noise(4, 7, 3), "2.png: uint8 .3, 4, 7"),
         ("pairs", "source/2.npy", np.ones(3), "source: two files of one stem"),
     ],
 )
@@ -383,6 +385,214 @@ def test_missing_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(glyphs, "LETTERS", ["Nd"])
     with pytest.raises(DataError, match="poses=0"):
         load_pairs("glyph-solids", poses=0)
+
+
+# --------------------------------------------------------------------------------------------------
+# What real folders hold
+
+
+def two_folders(top, targets, sources=None):
+    """source/000.npy, target/000.npy, ... of arrays, or .png of what has the kind of pictures."""
+    for n, target in enumerate(targets):
+        for side, array in (
+            ("source", sources[n] if sources else np.ones(3) * n),
+            ("target", target),
+        ):
+            (top / side).mkdir(parents=True, exist_ok=True)
+            np.save(top / side / f"{n:03}.npy", array)
+
+
+LAYOUTS = {  # shape of the array -> shape of the item
+    (7,): (7,),
+    (1, 7): (7,),
+    (7, 1): (7,),
+    (1, 1, 7): (7,),
+    (1, 1): (1,),
+    (6, 7): (1, 6, 7),
+    (1, 6, 7): (1, 6, 7),
+    (6, 7, 1): (1, 6, 7),
+    (3, 6, 7): (3, 6, 7),
+    (6, 7, 3): (3, 6, 7),
+    (6, 7, 4): (4, 6, 7),
+    (6, 7, 8): (6, 7, 8),
+    (1, 6, 7, 8): (6, 7, 8),
+    (1, 6, 7, 3): (3, 6, 7),
+    (1, 3, 6, 7): (3, 6, 7),
+    (5, 3, 6, 7): (5, 3, 6, 7),
+    (5, 6, 7, 3): (5, 3, 6, 7),
+}
+
+
+@pytest.mark.parametrize("shape", LAYOUTS, ids=str)
+def test_which_axis_is_what(tmp_path, shape, monkeypatch, capsys):
+    """A colour picture is taken for a volume, an embedding for a picture, or this is not said."""
+    monkeypatch.setattr(data_files, "SAID", set())
+    array = np.arange(math.prod(shape), dtype=np.uint8).reshape(shape)
+    np.save(tmp_path / "a.npy", array)
+    found = data_arrays.read_array_or_picture(str(tmp_path / "a.npy"))
+    assert found.shape == LAYOUTS[shape]
+    # Channels last are moved; all else keeps the order of its numbers.
+    moved = shape[-1] in (3, 4) and len(shape) > 2 and LAYOUTS[shape][-1] == 7
+    expected = np.moveaxis(array, -1, -3) if moved else array
+    assert (found == expected.reshape(found.shape)).all()
+    squeezed = array.reshape(shape[1:]) if len(shape) == 4 and shape[0] == 1 else array
+    told = capsys.readouterr().err
+    assert (f"is read as {found.shape}" in told) == (squeezed.shape != found.shape)
+
+
+@pytest.mark.parametrize(
+    "shape, said",
+    [
+        ((3, 28, 3), "may be two things; save it as"),
+        ((4, 4, 4), "may be two things"),
+        ((2, 28, 4), "may be two things"),
+        ((32, 32, 32, 1), "may be two things"),
+        ((3, 4, 28, 4), "may be two things"),
+        ((5, 6, 7, 8), "no axis of channels"),
+        ((2, 3, 4, 5, 6), "is no item; save it as"),
+        ((0, 7), "is no item"),
+        ((0,), "is no item"),
+    ],
+)
+def test_open_axes_are_refused(tmp_path, shape, said):
+    """What may be two things is trained on as one of them."""
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))
+    with pytest.raises(DataError, match=f"a.npy: an array .*{said}"):
+        data_arrays.read_array_or_picture(str(tmp_path / "a.npy"))
+
+
+def test_deep_pictures_keep_their_values(tmp_path, monkeypatch, capsys):
+    """A depth map becomes white, or is left with a dozen levels; its range is not said."""
+    monkeypatch.setattr(data_files, "SAID", set())
+    depth = (500 + 300 * np.arange(30)).astype(np.uint16).reshape(5, 6)
+    save(tmp_path / "a.png", depth)
+    save(tmp_path / "b.tif", depth.astype(np.float32) / 1000)
+    np.save(tmp_path / "c.npy", depth)
+    Image.fromarray(depth.astype(">u2")).save(tmp_path / "d.tif")
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(depth).save(tmp_path / "turned.png", exif=exif)
+    for file, expected in dict.fromkeys(["a.png", "c.npy", "d.tif"], depth).items():
+        found = data_arrays.read_array_or_picture(str(tmp_path / file))
+        assert found.dtype == np.float32 and (found == expected[None]).all(), file
+    metres = data_arrays.read_array_or_picture(str(tmp_path / "b.tif"))
+    assert np.allclose(metres[0], depth / 1000)
+    turned = data_arrays.read_array_or_picture(str(tmp_path / "turned.png"))
+    assert (turned[0] == np.rot90(depth, -1)).all()
+    assert "keep their values, here 500 to 9200, as float32" in capsys.readouterr().err
+
+
+def test_what_it_is_taken_for_is_said(tmp_path, monkeypatch, capsys):
+    """Nobody sees that the target was taken for a volume, or that half of the stems have no pair."""
+    monkeypatch.setattr(data_files, "SAID", set())
+    pictures = [noise(9, 8, 3, seed=n) for n in range(11)]
+    two_folders(tmp_path, pictures, [np.ones((1, 5)) * n for n in range(11)])
+    for side, name in dict(source="left", target="right").items():
+        np.save(tmp_path / side / f"{name}.npy", np.ones(5))
+        (tmp_path / side / "._000.npy").write_bytes(b"Mac OS X")
+        (tmp_path / side / "notes.txt").write_text("of mine")
+    load_pairs("pairs", str(tmp_path))
+    told = capsys.readouterr().err
+    assert "source: vectors (5,) float32; target: pictures (3, 9, 8) uint8" in told
+    first = told.splitlines()[0]
+    assert first.startswith(f"pairs {tmp_path}: found 11 pairs; used ") and "for train" in first
+    assert "skipped 1: no target of its stem (first: " + str(tmp_path / "source/left.npy") in first
+    assert "skipped 1: no source of its stem (first: " + str(tmp_path / "target/right.npy") in first
+    assert "skipped 2: a hidden file" in first and "skipped 2: no picture, .npy or .npz" in first
+
+
+def test_folders_in_folders(tmp_path):
+    """Pictures in folders below are not found, or those of one name in two folders are mixed."""
+    for n in range(12):
+        for side in ("source", "target"):
+            save(tmp_path / side / "ab"[n % 2] / f"{n // 2}.png", noise(4, 6, seed=n))
+    found = everything("pairs", tmp_path)
+    assert len(found) == 12
+    for n in range(12):
+        y, x = found[f"target/{'ab'[n % 2]}/{n // 2}.png"]
+        assert (y == noise(4, 6, seed=n)).all() and (x == y).all()
+
+
+def test_grey_among_colour(tmp_path):
+    """One grey file among colour ones ends a run, even where it is the first."""
+    for n in range(14):
+        grey = n in (0, 7)
+        save(tmp_path / f"target/{n:02}.png", noise(5, 6, *([] if grey else [3]), seed=n))
+        save(tmp_path / f"source/{n:02}.png", noise(5, 6, seed=n))
+    found = everything("pairs", tmp_path)
+    assert {y.shape + x.shape for y, x in found.values()} == {(1, 5, 6, 3, 5, 6)}
+    assert (found["target/07.png"][1] == noise(5, 6, seed=7)).all()
+    # The other way round colours would be lost: that is no conversion.
+    for n in range(14):
+        save(tmp_path / f"target/{n:02}.png", noise(5, 6, seed=n))
+    np.save(tmp_path / "target/08.npy", np.ones((5, 6, 3), np.float32))
+    (tmp_path / "target/08.png").unlink()
+    with pytest.raises(
+        DataError, match="1 of 14 pairs.*08.npy: float32 .3, 5, 6.; most have uint8"
+    ):
+        load_pairs("pairs", str(tmp_path))
+
+
+def test_one_broken_pair_of_many(tmp_path, capsys):
+    """One broken file of 300 ends a run late; or the rows that are drawn differ on a resume."""
+    two_folders(tmp_path, [np.ones(5) * n for n in range(300)])
+    whole = load_pairs("pairs", str(tmp_path))
+    # One that the first look at every third pair does not meet.
+    met = set(np.linspace(0, 299, data_pairs.FIRST_LOOK).astype(int))
+    numbers = [int(whole.x[i][0]) for i in range(len(whole.x))]
+    k = next(k for k in range(3, len(numbers)) if numbers[k] not in met)
+    path = tmp_path / f"target/{numbers[k]:03}.npy"
+    path.write_bytes(path.read_bytes()[:-3])
+    capsys.readouterr()
+    pairs = load_pairs("pairs", str(tmp_path))
+    assert path.name not in capsys.readouterr().err
+    expected = [*numbers[:k], numbers[k + 1], *numbers[k + 1 :]]
+    order = np.random.default_rng(0).permutation(len(numbers))
+    for rows in (order, order[::-1]):  # a run, and the same resumed
+        y, x = pairs.of(rows)
+        assert x[:, 0].tolist() == [expected[i] for i in rows] and (y[:, 0] == x[:, 0]).all()
+        told = capsys.readouterr().err
+        assert told.count(f"{path.name}: no .npy") == 1
+        pairs = load_pairs("pairs", str(tmp_path))
+    assert "the next pair takes its place" in told
+    assert pairs.key != whole.key
+
+
+def test_over_one_percent_broken(tmp_path):
+    """A folder of broken files is trained on until somebody looks at the pictures."""
+    two_folders(tmp_path, [np.ones(5) * n for n in range(300)])
+    for n in (1, 50, 101, 200):
+        np.save(tmp_path / f"target/{n:03}.npy", np.ones(4))
+    with pytest.raises(DataError, match="4 of 300 pairs cannot be used, over 1 %: .*npy: float32"):
+        for side in SPLITS:
+            pairs = load_pairs("pairs", str(tmp_path), side)
+            pairs.of(np.arange(len(pairs.x)))
+    for n in range(300):
+        np.save(tmp_path / f"target/{n:03}.npy", np.arange(5))
+    with pytest.raises(DataError, match="4 of 300 pairs.*target/000.npy: int64.*one-hot"):
+        load_pairs("pairs", str(tmp_path))
+
+
+def test_nothing_to_learn(tmp_path):
+    """Three pairs, or a target that is always the same, are trained on for an hour."""
+    two_folders(tmp_path, [np.ones(5) * n for n in range(9)])
+    with pytest.raises(DataError, match="9 pairs are too few to be cut.*at least 10"):
+        load_pairs("pairs", str(tmp_path))
+    two_folders(tmp_path, [np.zeros((6, 7), np.uint8)] * 12)
+    for side in SPLITS:
+        with pytest.raises(DataError, match="all targets are the same .looked at 12"):
+            load_pairs("pairs", str(tmp_path), side)
+
+
+def test_models_of_one_tree(tmp_path, capsys):
+    """Voxels without renderings, and renderings without voxels, vanish without a word."""
+    shapes_tree(tmp_path)
+    write_binvox(tmp_path / "ShapeNetVox32/00/solid/model.binvox", np.ones((32, 32, 32), bool))
+    (tmp_path / "ShapeNetRendering/01/flat/rendering").mkdir(parents=True)
+    load_pairs("shapenet", str(tmp_path), "test", views=2)
+    told = capsys.readouterr().err
+    assert "found 11 pairs" in told and "skipped 1: voxels without renderings (first: 00/" in told
+    assert "skipped 1: renderings without voxels (first: 01/flat)" in told
 
 
 def test_main_draws_pairs(tmp_path, monkeypatch, capsys):

@@ -22,6 +22,7 @@ FLOORS = [  # a file may import from lower floors, and from earlier ones of its 
         "data_cc3m",
         "data_tables",
         "data_captions",
+        "data_arrays",
         "data_pairs",
         "data",
     ],
