@@ -13,6 +13,8 @@ Try      python data.py captions ~/photos
 """
 
 import os
+import unicodedata
+import zlib
 
 import numpy as np
 
@@ -20,13 +22,12 @@ from data_files import (
     PICTURES,
     file_stamps,
     missing_data,
-    name_ids,
     picture_folder,
     report,
     say_once,
     split_by_hash,
 )
-from data_tables import is_picture, read_table
+from data_tables import Row, is_picture, read_table
 from errors import DataError
 from glyphs import SPLITS, Split, Strings, digest
 
@@ -39,10 +40,21 @@ MAY_BE_MISSING = 0.01
 # Where the pictures are
 
 
+def is_text(value):
+    """Whether it is a text that can be written: JSON may hold halves of signs, like \\ud83d."""
+    try:
+        value.encode()
+        return True
+    except (AttributeError, UnicodeEncodeError):
+        return False
+
+
 def below(file, root, table):
     """The path below a folder that a table's entry means. DataError if it leads out of it.
 
     A table from a stranger must not make us read, and show, files elsewhere on this computer."""
+    if not is_text(file) or "\0" in file:
+        raise DataError(f"{table} names {file!r}, and no file is called so")
     if "://" in file:
         raise DataError(f"{table} lists web addresses, not files: {file}")
     path = file.replace("\\", "/")  # written on Windows
@@ -56,8 +68,10 @@ def below(file, root, table):
 
 def stem(name):
     """A name in small letters, without .jpg and the like."""
-    start, end = os.path.splitext(name.lower())
-    return start if end in PICTURES else name.lower()
+    # NFC: macOS may write an accented letter as two signs, the letter and its accent.
+    plain = unicodedata.normalize("NFC", name).lower()
+    start, end = os.path.splitext(plain)
+    return start if end in PICTURES else plain
 
 
 class Listing:
@@ -121,18 +135,22 @@ def locate(files, root, tops):
 # Rows -> Split
 
 
-def rows_with_words(rows, skipped):
-    """Those of the rows whose captions say something, without line breaks and double blanks."""
+def rows_with_words(rows, places, skipped):
+    """The rows whose captions say something, without line breaks and double blanks.
+
+    places: {file as its table names it: its path}. skipped: {reason: [item, ...]} grows."""
+    hidden = {path for path in places.values() if os.path.basename(path).startswith(".")}
     kept = []
     for row in rows:
-        if not isinstance(row.caption, str):
-            skipped.setdefault("the caption is no text", []).append(f"{row.file}: {row.caption}")
+        path = places[row.file]
+        if not is_text(row.caption):
+            skipped.setdefault("the caption is no text", []).append(f"{path}: {row.caption!r}")
         elif not row.caption.strip():
-            skipped.setdefault("an empty caption", []).append(row.file)
-        elif os.path.basename(row.file).startswith("."):
-            skipped.setdefault("a hidden file", []).append(row.file)
+            skipped.setdefault("an empty caption", []).append(path)
+        elif path in hidden:
+            skipped.setdefault("a hidden file", []).append(path)
         else:
-            kept.append(row._replace(caption=" ".join(row.caption.split())))
+            kept.append(Row(path, " ".join(row.caption.split()), row.id))
     return kept
 
 
@@ -142,7 +160,7 @@ def rows_of_split(rows, cuts, split, where):
     All captions of a picture go the same way."""
     if not rows:
         return []
-    ids = [name_ids([row.file])[0] if row.id is None else row.id for row in rows]
+    ids = [zlib.crc32(row.file.encode()) if row.id is None else row.id for row in rows]
     part = split_by_hash(ids, cuts, where)
     return [row for row, number in zip(rows, part, strict=True) if number == SPLITS[split]]
 
@@ -156,10 +174,11 @@ def split_from_rows(name, split, root, tops, rows, sources, cuts=(), partial=Fal
     partial   use the pictures that are there, however few. Else DataError if over 1 % are missing
     skipped   {reason: [item, ...]} of what the caller has left out"""
     skipped = dict(skipped)
-    rows = [row._replace(file=below(row.file, root, sources[0])) for row in rows]
+    files = dict.fromkeys(row.file for row in rows)
+    places = {file: below(file, root, sources[0]) for file in files}
+    named = {os.path.basename(path) for path in places.values()}
     found = counted(rows)
-    named = {os.path.basename(row.file) for row in rows}
-    rows = rows_with_words(rows, skipped)
+    rows = rows_with_words(rows, places, skipped)
     files = list(dict.fromkeys(row.file for row in rows))  # each once, in the order of the rows
 
     # Which of the pictures are there?

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import unicodedata
 
 import pytest
 from test_data import described, photos, run_main, save_image, together, write_celeba, write_coco
@@ -121,6 +122,9 @@ def test_odd_names(tmp_path):
     rows = [[name, f"shows {k}"] for k, name in enumerate(names)]
     (tmp_path / "captions.csv").write_text(written(HEAD + rows))
     assert whole(tmp_path) == {n.replace("\\", "/"): [f"shows {k}"] for k, n in enumerate(names)}
+    # macOS writes an accented letter as two signs
+    (tmp_path / names[2]).rename(tmp_path / unicodedata.normalize("NFD", names[2]))
+    assert ["shows 2"] in whole(tmp_path).values() and len(whole(tmp_path)) == 5
 
 
 def test_jsonl(tmp_path):
@@ -130,7 +134,7 @@ def test_jsonl(tmp_path):
     lines[4]["text"] = ["one", "two"]
     lines[5]["text"] = None
     text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n"
-    (tmp_path / "metadata.jsonl").write_text(text)
+    (tmp_path / "metadata.jsonl").write_text(text, "utf-8")
     found = whole(tmp_path)
     assert found["photo3.jpg"] == [SAYS[3] + " on"] and found["photo4.jpg"] == ["one", "two"]
     assert "photo5.jpg" not in found and len(found) == N - 1
@@ -281,7 +285,7 @@ def coco_with(root, change):
     path.write_text(json.dumps(table))
 
 
-@pytest.mark.parametrize("value", [None, 12, float("nan"), ["a"], "absent"])
+@pytest.mark.parametrize("value", [None, 12, float("nan"), ["a"], "half a sign \ud83d", "absent"])
 def test_coco_captions_that_are_no_text(tmp_path, capsys, value):
     """One null among 400,000 captions ends in a traceback, or is trained on as "None"."""
 
@@ -340,6 +344,10 @@ def test_coco_outside(tmp_path):
     coco_with(tmp_path, lambda table: table["images"][3].update(file_name="../../x.jpg"))
     with pytest.raises(DataError, match="captions_train2017.json names .* outside of"):
         load("coco", str(tmp_path), "train")
+    for name in ("a\0.jpg", "\ud83d.jpg"):
+        coco_with(tmp_path, lambda table, name=name: table["images"][3].update(file_name=name))
+        with pytest.raises(DataError, match="captions_train2017.json names .*no file is called so"):
+            load("coco", str(tmp_path), "train")
 
 
 def move(root, moves):

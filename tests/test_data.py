@@ -1042,6 +1042,7 @@ def test_latents_bad_shapes(tmp_path):
         (a[:-1], r"unequal numbers of rows: 199, 200, 199"),
         (a.astype(int), "a.npy: expected .* of floats"),
         (a.reshape(200, 5, 1), "a.npy: expected"),
+        (a.reshape(100, 2, 5), "a.npy: expected"),
         (a.astype(object), "a.npy: no .npy array"),
     ]
     for array, message in cases:
@@ -1064,6 +1065,52 @@ def test_latents_bad_shapes(tmp_path):
         load("latents", tmp_path, "train", image_latents="absent.npy", text_latents="b.npy")
     with pytest.raises(DataError, match="over 100 M pairs"):
         data.mates(np.zeros(20_000, int), "g.npy")
+
+
+def test_latents_that_cannot_be_learned(tmp_path):
+    """Constant rows, one number a row, three rows or one wild row are trained on: nan, or nothing."""
+    rng = np.random.default_rng(0)
+    a, b, files = (*rng.standard_normal((2, 60, 7)), {})
+    np.save(tmp_path / "a.npy", a)
+    wild = b.copy()
+    wild[13] *= 1e9
+    cases = [
+        (b[:, :1], "b.npy: rows of one number have no direction"),
+        (b * 0 + 0.3, "b.npy: all rows are the same"),
+        (b * 0, "b.npy: all rows are the same"),
+        (5 + 1e-9 * b, "b.npy: all rows are the same"),
+        (b * 1e-9, "b.npy: its numbers are of size .e-10; multiply"),
+        (b * 1e20, "b.npy: its numbers are of size .e.20; multiply"),
+        (wild, "b.npy: row 13 is .e.0. times as large as others; leave it out"),
+    ]
+    files = dict(image_latents="a.npy", text_latents="b.npy")
+    for array, message in cases:
+        np.save(tmp_path / "b.npy", array.astype(np.float32))
+        for side in SPLITS:
+            with pytest.raises(DataError, match=message):
+                load("latents", tmp_path, side, **files)
+    for name, array in dict(a=a, b=b).items():
+        np.save(tmp_path / f"{name}.npy", array[:9])
+    with pytest.raises(DataError, match="a.npy: 9 rows are too few to be cut into train"):
+        load("latents", tmp_path, "train", **files)
+
+
+def test_latents_of_other_programs(tmp_path, capsys):
+    """An axis of a batch of one is refused, byte orders change numbers, zero rows are targets."""
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((2, 40, 6)).astype(np.float32)
+    b[[3, 17, 39]] = a[[3, 8]] = 0
+    np.save(tmp_path / "a.npy", a[:, None].astype(">f4"))
+    np.save(tmp_path / "b.npy", np.asfortranarray(b))
+    seen = []
+    for side in SPLITS:
+        split = load("latents", tmp_path, side, image_latents="a.npy", text_latents="b.npy")
+        for i, j in split.pairs:
+            row = int(split.images.name(i).split()[-1])
+            assert (split.images[i] == a[row]).all() and (split.captions[j] == b[row]).all()
+            seen.append(row)
+    assert sorted(seen) == sorted(set(range(40)) - {3, 8, 17, 39})
+    assert "skipped 4: a row of zeros (first: row 3)" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------
