@@ -39,11 +39,24 @@ import numpy as np
 
 from data_captions import captions, split_from_rows
 from data_cc3m import cc3m
-from data_files import file_stamps, fits_float32, load_array, missing_data, say_once, split_by_hash
-from data_pairs import PAIRS, load_pairs, save_pairs
+from data_files import (
+    file_stamps,
+    fits_float32,
+    load_array,
+    missing_data,
+    report,
+    say_once,
+    split_by_hash,
+)
+from data_pairs import FEWEST, PAIRS, load_pairs, save_pairs
 from data_tables import Row, parse_json, read_text
 from errors import DataError, run_script
 from glyphs import FACES, SPLITS, STIX, Images, Lazy, Split, Strings, digest, draw_glyphs
+
+# Latents of what typical size, as a root mean square, can be trained on; and from how many times
+# this size on one row is an error of its encoder, not a large vector.
+SIZES = (1e-4, 1e6)
+OUTLIER = 1e4
 
 # --------------------------------------------------------------------------------------------------
 # COCO
@@ -259,8 +272,9 @@ def latents(root, split, image_latents=None, text_latents=None, groups=None):
 
     Rows with equal ids in `groups` (N,) are all positives of each other, and split together: give
     the five captions of one photo, in five rows, the same id. Without, every row is on its own.
-    90 / 5 / 5 % by a hash of the group, or of the row. Paths are relative to root, if any. Raises
-    DataError: unreadable, not 2-D, not floats, unequal lengths, NaN or inf."""
+    90 / 5 / 5 % by a hash of the group, or of the row. A row of zeros, as some programs leave for
+    a photo that they could not read, is left out with its partner. Paths are relative to root, if
+    any. Raises DataError: unreadable, not 2-D, not floats, unequal lengths, and check_numbers."""
     if image_latents is None or text_latents is None:
         raise missing_data("latents", root, "give image_latents and text_latents")
     given = [path for path in (image_latents, text_latents, groups) if path is not None]
@@ -270,12 +284,18 @@ def latents(root, split, image_latents=None, text_latents=None, groups=None):
     ids = open_array(paths[2], 1, "iu") if groups else np.arange(len(a))
     if not len(a) == len(b) == len(ids):
         raise DataError(f"unequal numbers of rows: {len(a)}, {len(b)}, {len(ids)} in {paths}")
-    check_numbers(a, paths[0])
-    check_numbers(b, paths[1])
+    empty = check_numbers(a, paths[0]) | check_numbers(b, paths[1])  # (N,)
+    kept = np.flatnonzero(~empty)
+    if len(kept) < FEWEST:
+        told = f"{len(kept)} rows are too few to be cut into train, val and test"
+        raise DataError(f"{paths[0]}: {told}; give at least {FEWEST}")
 
     # Row i of this split is row index[i] of the files, which stay on disk.
-    part = split_by_hash(ids, [0.90, 0.95], paths[0])
-    index = np.flatnonzero(part == SPLITS[split])
+    part = split_by_hash(ids[kept], [0.90, 0.95], paths[0])
+    index = kept[part == SPLITS[split]]
+    skipped = {"a row of zeros": [f"row {row}" for row in np.flatnonzero(empty)]}
+    shapes = f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"
+    report("latents", paths[0], shapes, f"{len(index):,} rows for {split}", skipped)
 
     def read_a(i):
         return np.array(a[index[i]], np.float32)  # a copy: the file cannot be written through it
@@ -296,6 +316,9 @@ def latents(root, split, image_latents=None, text_latents=None, groups=None):
 def open_array(path, ndim, kinds):
     """An array that stays on disk, with `ndim` axes and a dtype of one of the kinds ("f", "iu")."""
     found = load_array(path, mmap_mode="r")
+    # Some programs keep an axis of length 1 from their batches of one: (N, 1, h).
+    if ndim == 2 and found.ndim == 3 and found.shape[1] == 1:
+        found = found[:, 0]
     if found.ndim != ndim or found.dtype.kind not in kinds or not found.size:
         expected = "(rows, width) of floats" if ndim == 2 else "(rows,) of integers"
         raise DataError(f"{path}: expected {expected}, found {found.shape} of {found.dtype}")
@@ -303,11 +326,34 @@ def open_array(path, ndim, kinds):
 
 
 def check_numbers(x, path):
-    """DataError names the first row that float32 cannot hold; the file may exceed memory."""
+    """(N,) which rows of x (N, h) are all zeros. DataError for numbers that cannot be trained on.
+
+    These are NaN, inf and what float32 cannot hold; one number a row, which has no direction; rows
+    that are all the same; one row far larger than the others, which alone would set the scale of
+    all; and sizes at which squares overflow. The file may exceed memory: it is read in parts."""
+    if x.shape[1] < 2:
+        raise DataError(f"{path}: rows of one number have no direction, cosines would be 1 or -1")
+    sizes, varies = [], False
     for start in range(0, len(x), 8192):
-        fine = fits_float32(x[start : start + 8192]).all(1)
+        rows = np.asarray(x[start : start + 8192], np.float64)
+        fine = fits_float32(rows).all(1)
         if not fine.all():
             raise DataError(f"{path}: row {start + fine.argmin()} holds NaN, inf or over 3e38")
+        sizes.append(np.sqrt((rows**2).mean(1)))
+        # A millionth of its size is float32's rounding, no difference.
+        varies = varies or (np.abs(rows - x[0]) > 1e-6 * np.abs(rows).max()).any()
+    if not varies:
+        raise DataError(f"{path}: all rows are the same, there is nothing to translate")
+
+    size = np.concatenate(sizes)  # (N,) root mean squares
+    typical = np.median(size[size > 0])
+    if not SIZES[0] <= typical <= SIZES[1]:
+        told = f"its numbers are of size {typical:.0e}; multiply them so that it is about 1"
+        raise DataError(f"{path}: {told}")
+    if size.max() > OUTLIER * typical:
+        told = f"row {size.argmax()} is {size.max() / typical:.0e} times as large as others"
+        raise DataError(f"{path}: {told}; leave it out")
+    return size == 0
 
 
 def mates(ids, where):

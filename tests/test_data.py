@@ -1068,7 +1068,7 @@ def test_latents_bad_shapes(tmp_path):
 
 
 def test_latents_that_cannot_be_learned(tmp_path):
-    """Constant rows, one number a row, three rows or one wild row are trained on: nan, or nothing."""
+    """Constant rows, one number a row, nine rows or one wild row are trained on: nan, or 0."""
     rng = np.random.default_rng(0)
     a, b, files = (*rng.standard_normal((2, 60, 7)), {})
     np.save(tmp_path / "a.npy", a)
@@ -1078,9 +1078,9 @@ def test_latents_that_cannot_be_learned(tmp_path):
         (b[:, :1], "b.npy: rows of one number have no direction"),
         (b * 0 + 0.3, "b.npy: all rows are the same"),
         (b * 0, "b.npy: all rows are the same"),
-        (5 + 1e-9 * b, "b.npy: all rows are the same"),
-        (b * 1e-9, "b.npy: its numbers are of size .e-10; multiply"),
-        (b * 1e20, "b.npy: its numbers are of size .e.20; multiply"),
+        (5 + 1e-8 * b, "b.npy: all rows are the same"),
+        (b * 1e-9, "b.npy: its numbers are of size .*e-[01][09]; multiply"),
+        (b * 1e20, "b.npy: its numbers are of size .*e.[12][09]; multiply"),
         (wild, "b.npy: row 13 is .e.0. times as large as others; leave it out"),
     ]
     files = dict(image_latents="a.npy", text_latents="b.npy")
