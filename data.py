@@ -342,7 +342,7 @@ def check_numbers(x, path):
         sizes.append(np.sqrt((rows**2).mean(1)))
         # A millionth of its size is float32's rounding, no difference.
         varies = varies or (np.abs(rows - x[0]) > 1e-6 * np.abs(rows).max()).any()
-    if not varies:
+    if not varies and len(x) > 1:
         raise DataError(f"{path}: all rows are the same, there is nothing to translate")
 
     size = np.concatenate(sizes)  # (N,) root mean squares
