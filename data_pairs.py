@@ -263,9 +263,9 @@ class Reader:
             raise DataError(self.refusal())
         self.like = [most_common(side) for side in zip(*found.values(), strict=True)]
         found = [pair for n in found if (pair := self.read(n, found[n])) is not None]
-        # Were all targets the same, the loss would be 0 at once, and nothing would be learned.
-        if len(found) > 1 and all((x == found[0][1]).all() for _, x in found):
-            raise DataError(f"{name}: all targets are the same (looked at {len(found)})")
+        # Were all targets the same, there would be nothing to learn.
+        if len(items) > 1 and self.all_targets_are(found[0][1]):
+            raise DataError(f"{name}: all {len(items):,} targets are the same")
         y, x = (described(*like) for like in self.like)
         say_once((name, y, x), f"{name}: source: {y}; target: {x}")
 
@@ -286,6 +286,14 @@ class Reader:
         # Five names are enough to see what is wrong.
         if len(self.broken) <= 5:
             say(f"{self.broken[n]}; the next pair takes its place")
+
+    def all_targets_are(self, x):
+        """Whether all targets equal x. It reads no further than to the first that does not."""
+        for n in range(len(self.items)):
+            pair = self.read(n)
+            if pair is not None and (pair[1] != x).any():
+                return False
+        return True
 
     def refusal(self):
         first = next(iter(self.broken.values()))

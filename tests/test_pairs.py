@@ -483,7 +483,7 @@ def test_deep_pictures_keep_their_values(tmp_path, monkeypatch, capsys):
 
 
 def test_what_it_is_taken_for_is_said(tmp_path, monkeypatch, capsys):
-    """Nobody sees that the target was taken for a volume, or that half of the stems have no pair."""
+    """Nobody sees that a target was taken for a volume, or that half of the stems have no pair."""
     monkeypatch.setattr(data_files, "SAID", set())
     pictures = [noise(9, 8, 3, seed=n) for n in range(11)]
     two_folders(tmp_path, pictures, [np.ones((1, 5)) * n for n in range(11)])
@@ -580,8 +580,17 @@ def test_nothing_to_learn(tmp_path):
         load_pairs("pairs", str(tmp_path))
     two_folders(tmp_path, [np.zeros((6, 7), np.uint8)] * 12)
     for side in SPLITS:
-        with pytest.raises(DataError, match="all targets are the same .looked at 12"):
+        with pytest.raises(DataError, match="all 12 targets are the same"):
             load_pairs("pairs", str(tmp_path), side)
+
+
+def test_a_rare_target(tmp_path):
+    """Masks most of which are empty are refused, because a first look at 100 met no other one."""
+    masks = [np.zeros((6, 7), bool) for n in range(250)]
+    looked_at = set(np.linspace(0, 249, data_pairs.FIRST_LOOK).astype(int))
+    masks[min(set(range(60, 250)) - looked_at)][2, 3] = True
+    two_folders(tmp_path, masks)
+    assert len(load_pairs("pairs", str(tmp_path)).x) > 200
 
 
 def test_models_of_one_tree(tmp_path, capsys):
