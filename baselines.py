@@ -40,7 +40,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import metrics
-from checkpoints import MAY_CHANGE, load_if_same, save_checkpoint
+from checkpoints import MAY_CHANGE, load_if_same, restore, save_checkpoint
 from ddim_translator import EpsTheta
 from encoders import fixed_sample
 from glyphs import digest
@@ -161,7 +161,7 @@ def mlp_regression(run, latents, direction):
     path = os.path.join(run.folder, f"mlp-{direction.replace('->', '-to-')}.pt")
     saved = load_if_same(path, stamp)
     if saved:
-        ema.load_state_dict(saved["ema"])
+        restore(path, direction, lambda: ema.load_state_dict(saved["ema"]))
     else:
         fit_mlp(run, latents, direction, net, ema)
         save_checkpoint(path, {**stamp, "ema": ema.state_dict()})

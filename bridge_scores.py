@@ -46,7 +46,7 @@ import metrics
 from bridge_networks import kind_of
 from glyphs import visual_hull
 from runs import cpu_randn
-from scores import spread
+from scores import print_left_out, spread
 
 FID = "FID: 128 PCA features, fitted on at most 5,000 training targets"
 NOTES = {  # what a table of scores says of them
@@ -137,9 +137,12 @@ class BridgeTestSet:
         """{metric: value} of one prediction x_hat (N, *x_shape) for each pair."""
         if self.kind == "volume":
             return self.score_volumes(x_hat)
-        fid = metrics.frechet(self.features(x_hat), self.features(self.truth))
+        # A covariance needs two items.
+        fid = {}
+        if self.N > 1:
+            fid["fid"] = metrics.frechet(self.features(x_hat), self.features(self.truth))
         if self.kind == "vector":
-            return {"cosine": metrics.cosine(x_hat.flatten(1), self.truth.flatten(1)), "fid": fid}
+            return {"cosine": metrics.cosine(x_hat.flatten(1), self.truth.flatten(1))} | fid
 
         # Several views (N, V, C, H, W) are N V images.
         made = x_hat.reshape(-1, *x_hat.shape[-3:])
@@ -147,13 +150,26 @@ class BridgeTestSet:
         scores = {"psnr": metrics.psnr(made, true, low=-1, high=1)}
         if min(true.shape[2:]) >= 11:  # SSIM's window has 11 x 11 pixels
             scores["ssim"] = metrics.ssim(made, true, low=-1, high=1)
-        scores["fid"] = fid
+        scores |= fid
         distance = lpips()
         if distance:
             # It wants three channels: grey is repeated.
             coloured = made.expand(-1, 3, -1, -1), true.expand(-1, 3, -1, -1)
             scores["lpips"] = distance(*coloured).mean().item()
         return scores
+
+    def say_what_is_left_out(self):
+        """A line for the scores that `score` and `r1` cannot give here."""
+        few = []
+        if self.N < 2:
+            few.append("R@1")
+        if self.N < 2 and self.kind != "volume":
+            few.append("FID")
+        if self.N < 4 and self.kind == "volume":
+            few.append("1-NNA")
+        print_left_out(few)
+        if self.kind == "image" and min(self.truth.shape[-2:]) < 11:
+            print_left_out(["SSIM"], "its window has 11 x 11 pixels, the images have fewer")
 
     def score_volumes(self, x_hat):
         """IoU and 1-NNA. IoU, intersection over union: shared voxels / voxels in either.

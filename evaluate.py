@@ -44,17 +44,18 @@ import torch
 from PIL import Image
 
 import metrics
+from arguments import EMBEDDED, ENDLESS
 from baselines import MOST_PAIRS, Baselines, lafite_noise, nearest
 from data import NAMES
 from devices import usable
 from encoders import fixed_sample
-from errors import run_script
+from errors import RunError, run_script
 from glyphs import FACES
 from latents import DIRECTIONS
 from pictures import curves, drawn_captions, retrieval, save_figure
 from runs import TranslatorRun
 from safe_files import write_json
-from scores import Report, TestSet, rows_of, spread
+from scores import Report, TestSet, at_work, rows_of, spread
 
 # --------------------------------------------------------------------------------------------------
 # What every task is given
@@ -75,7 +76,7 @@ class Evaluation:
 
     def __init__(self, run, args, trained=("knn", "mlp")):
         self.run = run
-        self.limit = args.limit or LIMIT
+        self.limit = args.limit or LIMIT  # None where it was not typed
         self.pool = args.pool
         self.download = args.download
         self.seeds = list(range(args.seeds))
@@ -85,6 +86,8 @@ class Evaluation:
         # the run's own is now.
         self.on = args.on or run.args.dataset
         self.other = self.on != run.args.dataset
+        if args.data_dir and self.on in (*EMBEDDED, "glyphs-stix"):
+            raise RunError(f"--data-dir: {self.on} is embedded, it has no folder")
         self.test, self.latents = run.latents("test", self.on, args.data_dir)
 
         # What baselines are fitted on is the run's own data, whatever is tested on.
@@ -373,24 +376,37 @@ TASKS = {
 FIRST_LOOK = ("similarity", "retrieval", "pictures")  # nothing that trains or is slow
 
 
-def add_flags(parser):
-    """The flags of every script that evaluates a translator."""
+def add_flags(parser, pool=True):
+    """The flags of every script that evaluates a translator; pool: whether it has R@k."""
     add = parser.add_argument
     add("run", help="folder that train.py left, e.g. runs/glyphs-translator")
     add("--on", choices=NAMES, metavar="DATASET", help="test on another data set (MT Table 4)")
     add("--data-dir", help="where that data set is, or where the run's own has moved")
     add("--seeds", type=int, default=3, help="noise seeds of the rows with chance in them (3)")
-    add("--pool", type=int, default=1000, help="gallery of R@k (1000); COCO papers use 5000")
+    if pool:
+        add("--pool", type=int, default=1000, help="gallery of R@k (1000); COCO papers use 5000")
+    parser.set_defaults(pool=1000)
     add("--limit", type=int, help="test pairs at most (5000)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
     add("--download", action="store_true", help="allow fetching encoder weights")
 
 
+# (least, most) of what is typed. A billion seeds are a slip of the hand, and would never end.
+FLAG_LIMITS = {
+    "seeds": (1, 1000),
+    "pool": (1, ENDLESS),
+    "limit": (1, ENDLESS),
+    "nfe": (1, 1000),
+    "steps": (1, ENDLESS),
+}
+
+
 def check_flags(parser, args):
-    """Stops with argparse's one line at numbers that no evaluation can have."""
-    # --limit is None where it was not typed, and 0 means the same: then LIMIT counts.
-    if min(args.seeds, args.pool, args.limit or 1) < 1:
-        parser.error("--seeds, --pool and --limit are at least 1")
+    """Stops with argparse's one line at numbers that no evaluation can have. For both papers."""
+    for name, (least, most) in FLAG_LIMITS.items():
+        value = getattr(args, name, None)  # None: not typed, or no flag of this script
+        if value is not None and not least <= value <= most:
+            parser.error(f"--{name} {value}: it has to be between {least} and {most}")
 
 
 def parse(argv=None):
@@ -402,6 +418,8 @@ def parse(argv=None):
     parser.add_argument("--first-look", action="store_true", help=told)
     args = parser.parse_args(argv)
     check_flags(parser, args)
+    if args.task and args.first_look:
+        parser.error("--first-look chooses the tasks: leave out --task, or --first-look")
     return args
 
 
@@ -443,8 +461,9 @@ def main(argv=None):
         chosen = ("cross-domain", "classification")
     else:
         chosen = tuple(TASKS)
-    evaluation = open_evaluation(args, () if args.first_look else ("knn", "mlp"))
-    run_tasks(evaluation, {name: TASKS[name] for name in args.task or chosen})
+    with at_work(args.run):
+        evaluation = open_evaluation(args, () if args.first_look else ("knn", "mlp"))
+        run_tasks(evaluation, {name: TASKS[name] for name in args.task or chosen})
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 import metrics
+from arguments import EMBEDDED
 from baselines import Baselines
 from bridge_scores import (
     NOTES,
@@ -54,13 +55,13 @@ from bridge_scores import (
     scores_of_mean,
 )
 from devices import usable
-from errors import run_script
-from evaluate import run_tasks
+from errors import RunError, run_script
+from evaluate import check_flags, run_tasks
 from latent_bridge import BridgeNoise
 from latents import DIRECTIONS
 from pictures import draw_columns, draw_trade_off, save_figure
 from runs import BridgeRun, cpu_randn
-from scores import Report, TestSet, rows_of
+from scores import Report, TestSet, at_work, print_left_out, rows_of
 
 # Whose mean is taken. Of a perfect sampler its squared error is 1/8 above that of the best guess.
 SAMPLES = 8
@@ -148,7 +149,8 @@ def quality(evaluation):
         draws, seconds = draw(test_set, run, n, steps=steps)
         scores = [test_set.score(x_hat) for x_hat in draws[:seeds]]
         # These are not of one sample. They have no spread over seeds, and stand with seed 0 alone.
-        scores[0]["r1"] = test_set.r1(run)
+        if test_set.N > 1:
+            scores[0]["r1"] = test_set.r1(run)
         if name == "ours":
             scores[0] |= scores_of_mean(test_set, draws[:SAMPLES])
         rows += evaluation.rows(name, scores, steps, seconds)
@@ -158,6 +160,7 @@ def quality(evaluation):
         x_hat, seconds = test_set.predict(method)
         rows += evaluation.rows(name, [test_set.score(x_hat)], nfe, seconds)
     evaluation.report.add(rows, f", {test_set.N} pairs; {NOTES[test_set.kind]}")
+    test_set.say_what_is_left_out()
     print_cost(test_set, steps)
 
 
@@ -185,7 +188,7 @@ def quality_of_latents(evaluation):
     train, val, test = (run.pairs(s, DIRECTIONS[0]).latents for s in ("train", "val", "test"))
     for direction in DIRECTIONS:
         limit = evaluation.args.limit or 5000  # as in evaluate.py
-        queries = TestSet(test, direction, test.full, limit, evaluation.args.pool)
+        queries = TestSet(test, direction, test.full, limit, evaluation.args.pool or 1000)
         baselines = Baselines(run, direction, train, val, () if evaluation.first_look else ("knn",))
         # A query may have several right targets, and a bridge wants pairs: the first is taken.
         _, first = np.unique(queries.q, return_index=True)
@@ -210,14 +213,22 @@ def quality_of_latents(evaluation):
         table = rows_of("similarity", direction, queries, z_hats, baselines.mean, seeds)
         report.add(table + translator_rows(evaluation, direction))
         note = f", {len(queries.q)} pairs, R@1 of {len(queries.pool)}"
-        evaluation.report.add(rows, note)
+        if rows:
+            evaluation.report.add(rows, note)
+        else:
+            print_left_out(["two-way matching", "R@1"])
 
 
 def matching(queries, z_hat, mean, end):
     """{metric: value} of z_hat (Q, h2), the metrics' names with the ending `end`."""
-    two_way = metrics.two_way(z_hat[queries.q], queries.z[queries.g])
-    r1 = queries.score(z_hat, mean)["r1"]
-    return {f"two_way{end}": two_way, f"r1{end}": r1}
+    scores = {}
+    # A wrong one to compare with: there have to be two.
+    if len(queries.q) > 1:
+        two_way = metrics.two_way(z_hat[queries.q], queries.z[queries.g])
+        scores[f"two_way{end}"] = two_way
+    if len(queries.pool) > 1:
+        scores[f"r1{end}"] = queries.score(z_hat, mean)["r1"]
+    return scores
 
 
 def latent_methods(evaluation, test_set):
@@ -337,6 +348,8 @@ def tsne(evaluation):
     t-SNE keeps neighbours together; places and distances mean nothing else. Where circles (z_T)
     and triangles (z_0) of one colour mix, both modalities share one space; R@1 is its measure."""
     test_set = BridgeTestSet(evaluation.run, 300)
+    if test_set.N < 4:
+        return print(f"\ntsne: skipped, {test_set.N} test pairs have no neighbours to show")
     # LD colours by category. These pairs have none: clusters of the targets take their place.
     flat = test_set.truth.flatten(1).numpy()
     flat = PCA(min(30, *flat.shape), random_state=0).fit_transform(flat)
@@ -401,21 +414,17 @@ USUAL = ("quality", "trade-off", "samples", "tsne")  # `parts` is for the search
 FIRST_LOOK = ("quality", "samples")  # what train_bridge.py shows at its end
 
 
-def add_flags(parser):
-    """The flags of every script that evaluates a bridge."""
+def add_flags(parser, latents=True):
+    """The flags of every script that evaluates a bridge; latents: whether it may be one of them."""
     a = parser.add_argument
+    parser.set_defaults(pool=None)
     a("--nfe", type=int, default=10, help="network evaluations of a sample (10)")
-    a("--seeds", type=int, default=3, help="noise seeds of the rows with chance in them (3)")
-    a("--pool", type=int, default=1000, help="latents: gallery of R@k (1000)")
+    a("--seeds", type=int, help="noise seeds of the rows with chance in them (3)")
     a("--limit", type=int, help="test pairs at most (1000; glyph-solids 200)")
     a("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
-    a("--download", action="store_true", help="allow fetching encoder weights")
-
-
-def check_flags(parser, args):
-    """Stops with argparse's one line at numbers that no evaluation can have."""
-    if min(args.seeds, args.pool, args.limit or 1, args.nfe) < 1:
-        parser.error("--seeds, --pool, --limit and --nfe are at least 1")
+    if latents:
+        a("--pool", type=int, help="latents: gallery of R@k (1000)")
+        a("--download", action="store_true", help="allow fetching encoder weights")
 
 
 def parse(argv=None):
@@ -430,18 +439,30 @@ def parse(argv=None):
     add_flags(parser)
     args = parser.parse_args(argv)
     check_flags(parser, args)
+    if args.first_look and (args.task or args.seeds):
+        parser.error("--first-look chooses tasks and seeds: leave out --task and --seeds")
+    args.seeds = args.seeds or 3
     return args
 
 
 def open_evaluation(args):
+    """The BridgeEvaluation of args.run. RunError for flags that it would not look at."""
     run = BridgeRun(args.run, usable(args.device), args.data_dir, args.download)
-    return BridgeEvaluation(run, args)
+    dataset = run.args.dataset
+    if args.data_dir and dataset in EMBEDDED:
+        raise RunError(f"--data-dir: {dataset} is embedded, it has no folder")
+    evaluation = BridgeEvaluation(run, args)
+    for name in ("pool", "beside"):
+        if getattr(args, name) and not evaluation.is_latent:
+            raise RunError(f"--{name} is for bridges between latents, {dataset} has none")
+    return evaluation
 
 
 def main(argv=None):
     args = parse(argv)
     chosen = args.task or (FIRST_LOOK if args.first_look else USUAL)
-    run_tasks(open_evaluation(args), {name: BRIDGE_TASKS[name] for name in chosen})
+    with at_work(args.run):
+        run_tasks(open_evaluation(args), {name: BRIDGE_TASKS[name] for name in chosen})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from baselines import nearest
 from bridge_networks import kind_of
 from latents import DIRECTIONS
 from runs import cpu_randn
+from safe_files import whole
 
 # --------------------------------------------------------------------------------------------------
 # What all figures share
@@ -38,7 +39,9 @@ from runs import cpu_randn
 def save_figure(fig, folder, name):
     """fig -> folder/name.png, and a line that says so."""
     path = os.path.join(folder, name.replace(" ", "-") + ".png")
-    fig.savefig(path, dpi=110, bbox_inches="tight")
+    # A kill or a full disk leaves the old picture or the new one, no half.
+    with whole(path) as temporary:
+        fig.savefig(temporary, dpi=110, bbox_inches="tight", format="png")
     print(f"saved {path}")
 
 
@@ -97,7 +100,8 @@ def draw_losses(log, path, names):
         # From 0 up, or a loss that hardly falls would look as if it fell to nothing.
         ax.set(xlabel="step", ylabel=LABELS[name], ylim=(0, None))
         ax.legend(frameon=False)
-    fig.savefig(path, dpi=120)
+    with whole(path) as temporary:
+        fig.savefig(temporary, dpi=120, format="png")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -312,8 +316,11 @@ def draw_trade_off(evaluation, rows, references, panels, samplers):
     rows         of RUN/bridge.json, each with method, metric, nfe, value
     references   {"regressor" and "ceiling": {metric: value}}
     panels       the two metrics; samplers: the names of ours"""
-    fig = Figure(figsize=(11, 4), layout="constrained")
-    for ax, metric in zip(fig.subplots(1, 2), panels, strict=True):
+    # Of very few pairs there is no FID or 1-NNA: then the left panel stands alone.
+    panels = [metric for metric in panels if metric in references["ceiling"]]
+    fig = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    axes = fig.subplots(1, len(panels), squeeze=False)[0]
+    for ax, metric in zip(axes, panels, strict=True):
         # A mean of samples is blurred: only its distance to the truth is worth a line.
         styles = {"": "o-"}
         if metric == panels[0]:

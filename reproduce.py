@@ -18,6 +18,7 @@ import evaluate
 import evaluate_bridge
 from checkpoints import read_run
 from errors import RunError, run_script
+from scores import at_work
 from tables import captioning, encoder_pairs, lddbm, small_clip, text_to_image
 
 # --------------------------------------------------------------------------------------------------
@@ -110,9 +111,16 @@ SCRIPTS = {
 }
 
 
+def refuse_first_look(args):
+    """RunError for a flag that asks for less than everything."""
+    if args.first_look:
+        raise RunError("--first-look is for evaluate.py and evaluate_bridge.py: here is all of it")
+
+
 def translator_tables(folder, flags):
     """All tasks of evaluate.py, and the tables that train a part of their own, in one go."""
     args = evaluate.parse([folder, *flags])
+    refuse_first_look(args)
 
     # Drawing a caption takes a while: fewer than other tasks take.
     def captions(evaluation):
@@ -125,17 +133,20 @@ def translator_tables(folder, flags):
         "gap": small_clip.gap,
     }
     chosen = args.task or tasks
-    evaluate.run_tasks(evaluate.open_evaluation(args), {name: tasks[name] for name in chosen})
+    with at_work(folder):
+        evaluate.run_tasks(evaluate.open_evaluation(args), {name: tasks[name] for name in chosen})
 
 
 def bridge_tables(folder, flags):
     """Train the runs that a bridge is compared with, then the usual tasks of evaluate_bridge.py."""
     args = evaluate_bridge.parse([folder, *flags])
-    evaluation = evaluate_bridge.open_evaluation(args)
-    lddbm.train_companions(evaluation.run)
+    refuse_first_look(args)
     chosen = args.task or evaluate_bridge.USUAL
     tasks = {name: evaluate_bridge.BRIDGE_TASKS[name] for name in chosen}
-    evaluate.run_tasks(evaluation, tasks)
+    with at_work(folder):
+        evaluation = evaluate_bridge.open_evaluation(args)
+        lddbm.train_companions(evaluation.run)
+        evaluate.run_tasks(evaluation, tasks)
 
 
 def main(argv=None):

@@ -5,6 +5,7 @@ Training starts with the first half of the map, evaluation with the last two. Wh
 meanwhile is in checkpoints.py.
 
 Map      data_options, load_latents, bridge_pairs   arguments -> data, frozen encoders, latents
+         check_trainable, check_items               what no training can learn from is refused
          make_bridge                                arguments -> an untrained bridge
          draw_batch, learning_rate                  what every step of training needs
          TranslatorRun, BridgeRun                   RUN/model.pt read back, to be evaluated
@@ -26,7 +27,7 @@ import encoders
 from checkpoints import averaged_weights, read_run, restore
 from data_pairs import PAIRS, load_pairs
 from ddim_translator import Noise, Translator, draw_noise
-from errors import RunError
+from errors import DataError, RunError
 from latent_bridge import Bridge
 from latents import DIRECTIONS, Latents, encode_split
 
@@ -141,6 +142,51 @@ def bridge_pairs(args, split, E_image=None, E_text=None):
     found = data.load(source_of(args), args.data_dir, split, **options)
     latents = encode_split(found, E_image, E_text, args.cache_dir)
     return {direction: LatentPairs(latents, direction) for direction in DIRECTIONS}
+
+
+def check_trainable(latents, direction):
+    """DataError for training latents from which nothing can be learned, before any time is spent.
+
+    Of large sets, 5,000 pairs are looked at."""
+    rows = latents.full[encoders.fixed_sample(len(latents.full), 5000)]
+    c, z = latents.of(direction, rows)
+    condition, target = direction.split("->")
+    check_items(f"{condition} latents", c)
+    check_items(f"{target} latents", z)
+
+
+def check_items(name, items):
+    """DataError unless items (n, ...), one side of n training pairs, can be told apart."""
+    items = torch.as_tensor(items)
+    if len(items) < 2:
+        raise DataError(f"{len(items)} training pair is too little to learn from: add more pairs")
+    # A scale is 1 / spread: of a constant it would be infinite, and all losses NaN.
+    if (items == items[0]).all():
+        raise DataError(f"the {name} of all {len(items)} training pairs are the same")
+    # The cosine of two numbers only says whether they have one sign.
+    if items.ndim == 2 and items.shape[1] == 1:
+        raise DataError(f"the {name} are one number wide: a cosine needs two at least")
+    if items.is_floating_point():
+        check_sizes(name, items)
+
+
+def check_sizes(name, items):
+    """DataError for floats that a network cannot compute with, although all of them are finite."""
+    # At most ten million numbers: enough to see what a set is like.
+    x = items[:: 1 + items.numel() // 10_000_000].flatten(1).double()
+    # In float32, 1e20 squared is infinite, and 1e-20 squared is 0.
+    largest = x.abs().max().item()
+    if not 1e-15 < largest < 1e15:
+        raise DataError(f"the {name} have numbers of size {largest:.0e}: scale them to about 1")
+    # Squared distance of each item to the mean of all. Rounding alone makes some, 1e-14 of x^2.
+    apart = (x - x.mean(0)).square().sum(1)  # (n,)
+    if apart.max() < 1e-12 * x.square().sum(1).max():
+        raise DataError(f"the {name} of all training pairs are the same, but for rounding")
+    # All items are divided by one number, their spread. If one item makes it, the others become 0.
+    share = (apart.max() / apart.sum()).item()
+    if len(x) > 20 and share > 0.99:
+        told = f"one item has {share:.2%} of their variance, with numbers up to {largest:.0e}"
+        raise DataError(f"the {name} have an outlier: {told}; remove it")
 
 
 def make_bridge(args, y_shape, x_shape):

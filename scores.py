@@ -15,15 +15,20 @@ unrelated  The cosine of z_hat with somebody else's target. With a cosine of 0.8
 R@k        The share of queries with a right answer among the k items nearest to z_hat. A constant
            finds k in G, whatever its cosine. If a query has several right answers, one is enough.
 
+Of few test pairs some of them cannot be measured: "unrelated" needs somebody else, and among three
+items every answer is one of the nearest five. Such a score has no entry in its row.
+
 Map      TestSet         queries, gallery, and which belongs to which
          linked_groups   which pairs can never be "unrelated"
          rows_of         {method: its answers} -> the rows of a table
          Report          the rows on disk, RUN/translation.json
+         at_work         who writes to a run's folder: one process at a time
          print_table, print_scores
 Letters  P pairs   Q queries   G gallery   h1 = dim c   h2 = dim z
 Try      python evaluate.py runs/glyphs-translator --task similarity
 """
 
+import contextlib
 import json
 import os
 
@@ -34,7 +39,7 @@ from scipy.sparse.csgraph import connected_components
 
 import metrics
 from errors import RunError
-from safe_files import write_json
+from safe_files import Lock, write_json
 
 # --------------------------------------------------------------------------------------------------
 # A test set
@@ -91,21 +96,26 @@ class TestSet:
         """One row of a table, {score: value}, for answers z_hat (Q, h2).
 
         mean (h2,): of the training targets. R@k counts only queries with a right answer in the
-        pool: the others could not be right."""
+        pool: the others could not be right. A score that so few pairs cannot give is left out."""
         # An answer is compared with each of its query's targets: one line a pair.
         answers = z_hat[self.q]  # (P, h2)
         targets = self.z[self.g]  # (P, h2)
         scores = {
             "cosine": metrics.cosine(answers, targets),
             "centred_cosine": metrics.centred_cosine(answers, targets, mean),
-            "unrelated_cosine": metrics.unrelated_cosine(answers, targets, self.group),
         }
+        # Somebody else's target: there has to be somebody else.
+        if (self.group != self.group[0]).any():
+            unrelated = metrics.unrelated_cosine(answers, targets, self.group)
+            scores["unrelated_cosine"] = unrelated
         # R@k, from the rank of each query's best right answer among the items of the pool.
         findable = sorted(self.right)
         right = [self.right[n] for n in findable]
         rank = metrics.ranks(z_hat[findable], self.z[self.pool], right)
+        # Among k items every answer is one of the first k: that would be 1 for everybody.
         for k in (1, 5, 10):
-            scores[f"r{k}"] = metrics.recall_at_k(rank, k)
+            if k < len(self.pool):
+                scores[f"r{k}"] = metrics.recall_at_k(rank, k)
         scores["pool"] = len(self.pool)
         return scores
 
@@ -183,6 +193,22 @@ class Report:
         write_json(self.path, {"rows": self.rows})
 
 
+@contextlib.contextmanager
+def at_work(folder):
+    """A run's folder for one process at a time; a second one waits, with a line.
+
+    Two evaluations of one run would train the same baselines into the same files, and each would
+    put its own table in the place of the other's. RunError where nothing can be written."""
+    if not os.path.isdir(folder):
+        raise RunError(f"{folder}: no such run; python train.py makes one")
+    # Said before the work: to find it out at the end would cost all of it.
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RunError(f"{folder}: results go there, and it cannot be written to: copy it")
+    told = f"{folder} is being evaluated by another process"
+    with Lock(os.path.join(folder, ".evaluate.lock"), told, wait=True):
+        yield
+
+
 def spread(values, digits):
     """0.612, or 0.612 +- 0.003 where there are several seeds (sample standard deviation)."""
     mean = f"{np.mean(values):.{digits}f}"
@@ -210,21 +236,35 @@ def print_table(rows, note=""):
     print(f"\n{task}, {direction}; R@k of {pool}{note}")
     print_line("", columns.values(), 16)
     # Each method once, in the order of the rows: a dict keeps it, a set would not.
+    left_out = []
     for method in dict.fromkeys(row["method"] for row in rows):
         mine = [row for row in rows if row["method"] == method]
         cells = []
-        for column in columns:
-            values = [row[column] for row in mine]
-            cells.append(spread(values, 3))
+        for column, title in columns.items():
+            values = [row[column] for row in mine if column in row]
+            cells.append(spread(values, 3) if values else "-")
+            if not values and title not in left_out:
+                left_out.append(title)
         print_line(method, cells, 16)
+    print_left_out(left_out)
+
+
+def print_left_out(titles, why="the test pairs are too few"):
+    """One line about the scores that a table lacks, so that nobody takes a gap for a fault."""
+    if titles:
+        print(f"not measured, for {why}: {', '.join(titles)}")
 
 
 def print_scores(table, names, digits):
     """A line a method of {method: [{score: value} of seed 0, 1, ...]}; digits: after the point."""
     print_line("", names, 30)
+    left_out = []
     for method, seeds in table.items():
         cells = []
         for name, places_shown in zip(names, digits, strict=True):
-            values = [scores[name] for scores in seeds]
-            cells.append(spread(values, places_shown))
+            values = [scores[name] for scores in seeds if name in scores]
+            cells.append(spread(values, places_shown) if values else "-")
+            if not values and name not in left_out:
+                left_out.append(name)
         print_line(method, cells, 30)
+    print_left_out(left_out)

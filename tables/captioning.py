@@ -64,8 +64,8 @@ from encoders import fixed_sample, reason
 from errors import EncoderError, run_script
 from pictures import show_image
 from pretrained import load_hf
-from safe_files import write_json
-from scores import print_scores
+from safe_files import whole, write_json
+from scores import at_work, print_scores
 
 MAX_TOKENS = 64  # of a caption, EOS included; those of COCO have about ten words, a name six
 
@@ -326,7 +326,7 @@ def captioner(evaluation, name, noise, lm="scratch"):
     path = os.path.join(run.folder, f"{name}.pt")
     saved = load_if_same(path, stamp)
     if saved:
-        return captioner_from_state(saved["captioner"], run.device)
+        return captioner_from_state(saved.get("captioner"), run.device)
 
     # Half a million captions have all common words; CC3M has three million.
     some = fixed_sample(len(pairs), 500_000)
@@ -454,7 +454,8 @@ def draw_captions(evaluation, images, captions, references, each=2):
 
     # Photos have file names, glyphs only numbers.
     name_of = getattr(evaluation.test.images, "name", str)
-    with open(evaluation.path("captions", ".txt"), "w", encoding="utf-8") as f:
+    path = evaluation.path("captions", ".txt")
+    with whole(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
         for n, i in enumerate(images.tolist()):
             lines = [f"{method}: {captions[method][n]}" for method in SHOWN]
             lines += [f"reference: {text}" for text in references[n]]
@@ -481,7 +482,7 @@ def draw_captions(evaluation, images, captions, references, each=2):
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(description="Captions from translated latents.")
-    evaluate.add_flags(parser)
+    evaluate.add_flags(parser, pool=False)
     models = "a small GPT-2 made here (scratch), or one of Hugging Face, ID or folder"
     parser.add_argument("--lm", default="scratch", help=models)
     usual = "CapDec's noise; default half of the translator's error on validation"
@@ -497,8 +498,9 @@ def parse(argv=None):
 def main(argv=None):
     args = parse(argv)
     # None of the trained baselines (kNN, MLP) has a row in this table.
-    evaluation = evaluate.open_evaluation(args, trained=())
-    captioning(evaluation, args.lm, args.noise, args.limit or 1000)
+    with at_work(args.run):
+        evaluation = evaluate.open_evaluation(args, trained=())
+        captioning(evaluation, args.lm, args.noise, args.limit or 1000)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from errors import run_script
 from latents import DIRECTIONS
 from runs import TranslatorRun
 from safe_files import write_json
-from scores import spread
+from scores import at_work, spread
 
 # {encoder of images, of texts: (Sim_img, Sim_txt)} on COCO. MT's column heads are swapped: it has
 # CLIP under "text" where the text encoder is BERT.
@@ -55,12 +55,17 @@ def encoder_table(args, device):
 
     Writes runs/pairs/table.json."""
     dataset = args.on or "glyphs"
+    # All command lines are read before the first pair is trained, which may take hours.
+    for pair in args.pairs:
+        train.parse(argv_of(pair, dataset, args))
     table = {}
     for pair in args.pairs:
-        run = TranslatorRun(train_pair(pair, dataset, args, device), device, args.download)
-        # Without the trained baselines kNN and MLP: the table has no place for them.
-        evaluation = evaluate.Evaluation(run, args, trained=())
-        evaluate.similarity(evaluation)
+        folder = train_pair(pair, dataset, args, device)
+        with at_work(folder):
+            run = TranslatorRun(folder, device, args.download)
+            # Without the trained baselines kNN and MLP: the table has no place for them.
+            evaluation = evaluate.Evaluation(run, args, trained=())
+            evaluate.similarity(evaluation)
         # The report may hold rows of other tasks, from `python evaluate.py` of the same run.
         table[pair] = [r for r in evaluation.report.rows if r["task"] == "similarity"]
     print_table_3(table, dataset)
@@ -69,6 +74,11 @@ def encoder_table(args, device):
 
 def train_pair(pair, dataset, args, device):
     """The folder of the run of train.py for "IMAGE,TEXT"; trained now, unless it is there."""
+    return trained_run(train, argv_of(pair, dataset, args), device)
+
+
+def argv_of(pair, dataset, args):
+    """The command line of train.py for "IMAGE,TEXT"."""
     image, text = pair.split(",")
     # "glyphs-pca:32-tfidf:32" -> "glyphs-pca-32-tfidf-32": ":" and "/" have no place in a name.
     name = re.sub("[^A-Za-z0-9.]+", "-", f"{dataset}-{image}-{text}").strip("-")
@@ -77,11 +87,11 @@ def train_pair(pair, dataset, args, device):
     argv += ["--out", f"runs/pairs/{name}"]
     if args.download:
         argv += ["--download"]
-    if args.steps:
+    if args.steps is not None:
         argv += ["--steps", str(args.steps)]
     if args.data_dir:
         argv += ["--data-dir", args.data_dir]
-    return trained_run(train, argv, device)
+    return argv
 
 
 def print_table_3(table, dataset):
@@ -122,7 +132,6 @@ def parse(argv=None):
     a("--download", action="store_true", help="allow fetching encoder weights")
     args = parser.parse_args(argv)
     evaluate.check_flags(parser, args)
-    # Checked before the first pair is trained, which may take hours.
     for pair in args.pairs:
         if not re.fullmatch("[^,]+,[^,]+", pair):
             parser.error(f"{pair}: an image encoder, a comma, a text encoder")

@@ -56,14 +56,15 @@ from tqdm import tqdm
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate
 import metrics
-from checkpoints import load_if_same, save_checkpoint
+from checkpoints import load_if_same, restore, save_checkpoint
+from data_files import colour_of
 from encoders import fixed_sample, reason, thumbnail
 from errors import EncoderError, run_script
 from pictures import NO_DECODER, drawn_captions
 from pretrained import hub, missing_weights
 from runs import cpu_randn
 from safe_files import write_json
-from scores import print_scores
+from scores import at_work, print_scores
 
 # --------------------------------------------------------------------------------------------------
 # A decoder for CLIP latents
@@ -203,7 +204,8 @@ def small_judge(evaluation, kinds=20, steps=600, most=50_000):
     unit = fn.normalize(torch.from_numpy(latents.text[j])).numpy()
     kinds = min(kinds, len(np.unique(unit, axis=0)))  # fewer captions than clusters
     images = evaluation.train_set.images
-    mode = "L" if images[int(i[0])].mode == "L" else "RGB"  # grey or colours, as the first image
+    # Grey, if all of some hundred images are: the first alone may be the only grey one.
+    mode = colour_of(images, i[fixed_sample(len(i), 256)].tolist())
 
     torch.manual_seed(0)  # for the first weights, then for the batches
     net = small_network(len(mode), kinds).to(run.device)
@@ -213,7 +215,7 @@ def small_judge(evaluation, kinds=20, steps=600, most=50_000):
     stamp["kinds"] = [kinds, run.E_text.fingerprint]
     saved = load_if_same(path, stamp)
     if saved:
-        net.load_state_dict(saved["net"])
+        restore(path, "the judge", lambda: net.load_state_dict(saved["net"]))
         return net.eval(), mode
 
     label = torch.from_numpy(KMeans(kinds, n_init=1, random_state=0).fit_predict(unit)).long()
@@ -268,7 +270,7 @@ def text_to_image(evaluation):
     rows = evaluation.rows[np.sort(first)]
     half = len(rows) // 2
     if half < 4:  # FID of half of a half needs two images
-        return print(f"\ntext-to-image: skipped, {len(rows)} test images are too few")
+        return print(f"\ntext-to-image: skipped, {len(rows)} test images are too few for FID: 8")
 
     # The first half's captions are drawn; FID compares with the second half's real images.
     name, features_of = judge(evaluation)
@@ -353,7 +355,7 @@ def r_precision(features, own, n=100):
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(description="Images from held-out captions, judged.")
-    evaluate.add_flags(parser)
+    evaluate.add_flags(parser, pool=False)
     told = "draw with Karlo (package diffusers), from CLIP ViT-L/14 image latents; ID or folder"
     usual = "kakaobrain/karlo-v1-alpha-image-variations"
     parser.add_argument("--karlo", nargs="?", const=usual, help=told)
@@ -365,13 +367,14 @@ def parse(argv=None):
 def main(argv=None):
     args = parse(argv)
     # None of the trained baselines (kNN, MLP) has a row in this table.
-    evaluation = evaluate.open_evaluation(args, trained=())
-    if args.karlo:
-        # Karlo takes the decoder's place; its drawings are worth a picture, MT's Fig. 3a itself.
-        run = evaluation.run
-        evaluation.decode = karlo(args.karlo, run.E_image, run.device, args.download)
-        drawn_captions(evaluation)
-    text_to_image(evaluation)
+    with at_work(args.run):
+        evaluation = evaluate.open_evaluation(args, trained=())
+        if args.karlo:
+            # Karlo takes the decoder's place; its drawings are worth a picture, MT's Fig. 3a.
+            run = evaluation.run
+            evaluation.decode = karlo(args.karlo, run.E_image, run.device, args.download)
+            drawn_captions(evaluation)
+        text_to_image(evaluation)
 
 
 if __name__ == "__main__":
