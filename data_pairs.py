@@ -258,13 +258,16 @@ class Reader:
         self.name, self.items, self.make = name, items, make
         self.broken, self.like = {}, None
         some = np.linspace(0, len(items) - 1, min(len(items), FIRST_LOOK)).astype(int)
-        found = {n: pair for n in some if (pair := self.read(n)) is not None}
-        if not found:
+        looks = {n: self.read(n) for n in some}
+        looks = {n: pair for n, pair in looks.items() if pair is not None}
+        if not looks:
             raise DataError(self.refusal())
-        self.like = [most_common(side) for side in zip(*found.values(), strict=True)]
-        found = [pair for n in found if (pair := self.read(n, found[n])) is not None]
+        self.like = [most_common(side) for side in zip(*looks.values(), strict=True)]
+        # Which of them are unlike most?
+        sound = [self.read(n, pair) for n, pair in looks.items()]
+        targets = [pair[1] for pair in sound if pair is not None]
         # Were all targets the same, there would be nothing to learn.
-        if len(items) > 1 and self.all_targets_are(found[0][1]):
+        if len(items) > 1 and self.all_targets_are(targets[0]):
             raise DataError(f"{name}: all {len(items):,} targets are the same")
         y, x = (described(*like) for like in self.like)
         say_once((name, y, x), f"{name}: source: {y}; target: {x}")
