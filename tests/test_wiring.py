@@ -233,12 +233,11 @@ def story(flags):
 
 def test_every_split_does_its_own_job(story):
     """Otherwise a choice was made where it is reported, or a table shows what was trained on."""
-    seen = {phase: dict(what) for phase, what in story.seen.items()}
     train_and_val = {"train", "val"}
     learns = {"asked": train_and_val, "encoders": TRAIN, "batches": TRAIN, "loss": {"training"}}
     fits = {"asked": set(SPLITS), "ridge": TRAIN, "lambda": VAL, "knn": TRAIN}
     tests = {**fits, "F": {"evaluation"}}
-    assert seen == {
+    expected = {
         "train": {**learns, "scales": TRAIN, "gamma": VAL, "F": {"evaluation"}},
         "similarity ablation": {**tests, "mlp": TRAIN, "tables": TEST, "translated": TEST},
         "curves": {**tests, "translated": VAL},  # what omega, steps and K are chosen by
@@ -247,6 +246,20 @@ def test_every_split_does_its_own_job(story):
         "train images": {"asked": TRAIN, "batches": TRAIN, "units": TRAIN, "loss": {"training"}},
         "images": {"asked": BOTH, "tables": TEST, "truth and PCA": BOTH},
     }
+    for phase in expected.keys() | story.seen.keys():
+        assert (phase, dict(story.seen[phase])) == (phase, expected.get(phase))
+
+
+def test_both_sides_had_their_turns(story):
+    """Otherwise the loop tells a step the wrong number, and one side is never trained."""
+    count = lambda optimizer: {int(v["step"]) for v in optimizer["state"].values()}
+    sides = checkpoints.read_run(story.out)["learners"].values()
+    assert all(count(side["optimizer"]) == {12} for side in sides)
+    for side in checkpoints.read_run(f"{story.out}-images")["learners"].values():
+        assert {k: count(o) for k, o in side["optimizers"].items()} == {
+            "bridge": {2},
+            "modality": {2},
+        }
 
 
 def test_rows_of_each_seed(story):
@@ -278,6 +291,7 @@ def test_gamma_is_of_the_weights_that_are_used(story, flags):
             return best_gamma(*net.terms(c, K, steps=steps, omega=omega, randn=randn), z)
 
         gamma = gamma_of(averaged)
+        assert not differ(flat(averaged), flat(run.translators[direction].state_dict()))
         assert side["gamma"] == run.gamma[direction] == pytest.approx(gamma, rel=1e-5) and gamma > 0
         # Each of the slips would show.
         slips = [gamma_of(side["net"]), gamma_of(averaged, training=True), gamma_of(averaged, K=1)]
@@ -286,10 +300,13 @@ def test_gamma_is_of_the_weights_that_are_used(story, flags):
         assert all(abs(slip / gamma - 1) > 1e-3 for slip in slips)
 
 
-def test_measuring_gamma_leaves_the_network_in_training(learner):
-    """Otherwise whoever trains on after it trains without dropout."""
-    made = learner(METHOD)
-    train.measure_gamma(made, made.data, made.args, CPU)
+def test_measuring_gamma(learner, monkeypatch):
+    """Otherwise it looks at the first pairs only, or training goes on without dropout."""
+    made, seen, real = learner(METHOD), [], best_gamma
+    monkeypatch.setattr(train, "best_gamma", lambda cM, F, z: seen.append(z) or real(cM, F, z))
+    train.measure_gamma(made, made.data, made.args, CPU, limit=100)
+    rows = made.data.full[:: -(-len(made.data.full) // 100)]
+    assert len(rows) <= 100 and torch.equal(seen[0], made.data.of("text->image", rows)[1])
     assert made.net.training and not made.ema.module.training
 
 
@@ -304,6 +321,8 @@ def test_what_is_evaluated_has_no_dropout(story):
     base = baselines.Baselines(run, "text->image", train_set, val)
     mlp = base.answers["mlp"]
     assert torch.equal(mlp(c), mlp(c))
+    # What centred cosines subtract: of the training targets, the images.
+    assert torch.allclose(base.mean, train_set.of("text->image", train_set.full)[1].mean(0))
 
 
 # -- a sample in its own units
@@ -452,6 +471,18 @@ def test_each_side_has_its_own_rate_and_its_own_turn(bridge, monkeypatch):
     assert not asked
 
 
+def test_the_translator_follows_the_curve_of_its_rate(learner, bridge):
+    """Otherwise --cosine, or --weight-decay, is printed and not used."""
+    made = learner("--cosine --steps 40 --weight-decay 0.125")
+    for step in (0, 30):
+        step_of(made, step)
+        (group,) = made.optimizer.param_groups
+        assert group["lr"] == pytest.approx(3e-3 * runs.warmup_cosine(step, 40))
+    sides = bridge("--weight-decay 0.125").optimizers.values()
+    groups = [group, *(optimizer.param_groups[0] for optimizer in sides)]
+    assert [group["weight_decay"] for group in groups] == 3 * [0.125]
+
+
 def test_units_are_measured_side_by_side(bridge):
     """Otherwise y is scaled by the mean and the size of x."""
     made = bridge()
@@ -539,14 +570,21 @@ def test_directions_steps_and_seeds_share_no_draw(learner, bridge):
         assert len(set(texts)) == 8
 
 
-def test_dropout_draws_anew_in_every_step(flags, monkeypatch):
-    """Otherwise one mask holds for the whole run, and a part of the network is never used."""
-    seeds, real = [], train.train_step
-    note = lambda *args: seeds.append(torch.initial_seed()) or real(*args)
+def test_every_step_of_the_loop_is_another(flags, monkeypatch):
+    """Otherwise one batch, or one mask of dropout, holds for the whole run."""
+    seeds, batches, steps, real = [], set(), [], train.train_step
+
+    def note(learner, batch, step, *rest):
+        seeds.append(torch.initial_seed())
+        batches.add(batch[0].numpy().tobytes())
+        steps.append(step)
+        real(learner, batch, step, *rest)
+
     monkeypatch.setattr(train, "train_step", note)
     monkeypatch.setattr(train, "draw_losses", lambda *args: None)
     train.train(train.parse(flags(f"{TINY} --steps 6 --gamma 1", "dropout")))
-    assert len(seeds) == 12 and len(set(seeds)) == 6
+    assert steps == sorted([*range(6)] * 2)
+    assert len(seeds) == len(batches) == 12 and len(set(seeds)) == 6
 
 
 # -- scores of samples
@@ -561,14 +599,12 @@ def test_a_sample_does_not_meet_its_own_truth_in_1_nna(monkeypatch):
     test_set = bridge_scores.BridgeTestSet.__new__(bridge_scores.BridgeTestSet)
     test_set.truth, test_set.N, met = truth, len(truth), []
     real = bridge_scores.metrics.chamfer
-    monkeypatch.setattr(
-        bridge_scores.metrics, "chamfer", lambda a, b: met.append((a, b)) or real(a, b)
-    )
-    marked = truth.clone()
-    marked[:, 7, 7, 7] = 1 - 2 * (torch.arange(16) % 3 == 0).float()  # made ones are known again
-    found = test_set.score_volumes(marked)
-    assert found["iou"] > 0.9 and found["one_nna"] > 0.15
-    own = [(marked[n] > 0, truth[n] > 0) for n in range(16)]
-    for made, true in ((a, b) for first, second in met for a in first for b in second):
-        if not torch.equal(made, true):
-            assert not any(torch.equal(made, a) and torch.equal(true, b) for a, b in own)
+    note = lambda a, b: met.append((a, b)) or real(a, b)
+    monkeypatch.setattr(bridge_scores.metrics, "chamfer", note)
+    # A perfect sampler: its shapes are true ones, and those that it meets are others.
+    found = test_set.score_volumes(truth)
+    assert found["iou"] == 1 and found["one_nna"] > 0.15
+    made, true = (truth[k::2].flatten(1) > 0 for k in (0, 1))
+    pairs = [tuple(side.flatten(1) for side in both) for both in met]
+    for a, b in ((made, made), (made, true), (true, true)):
+        assert any(torch.equal(a, one) and torch.equal(b, other) for one, other in pairs)
