@@ -222,6 +222,23 @@ MUTANTS = [
     ("wiring: gamma of the first pairs", "train.py", "latents.full[::k]", "latents.full[:limit]", WIRING),
     ("wiring: the translator's rate stands still", "train.py", 'group["lr"] = learning_rate(step, args)', 'group["lr"] = args.lr', WIRING),
     ("wiring: always the same turn", "train_bridge.py", "draw_batch(learner, step, mine), step, world)", "draw_batch(learner, step, mine), 0, world)", WIRING),
+    ("two runs write one cache", "latents.py", 'with Lock(stem + ".lock", f"{stem}.npy is being written by another run", wait=True):', "with contextlib.nullcontext():", "test_latents.py"),
+    ("who waited encodes again", "latents.py", "            found = open_cache(stem, meta)\n            if not found:", "            if not found:", "test_latents.py"),
+    ("a complete cache needs a lock", "latents.py", "    if found:\n        return found\n    try:", "    try:", "test_latents.py"),
+    ("NaN in a cache is believed", "latents.py", "if ours and intact and all_finite(z):", "if ours and intact:", "test_latents.py"),
+    ("a file of a disk that is full stays", "latents.py", "            os.remove(part)\n        raise", "            pass\n        raise", "test_latents.py"),
+    ("rows renamed before their record", "latents.py", '        Path(record).write_text(json.dumps({"meta": meta, "broken": broken, "crc32": crc}))\n        os.replace(stem + ".part", stem + ".npy")', '        os.replace(stem + ".part", stem + ".npy")\n        Path(record).write_text(json.dumps({"meta": meta, "broken": broken, "crc32": crc}))', "test_latents.py"),
+    ("Hindi without its vowels", "metrics.py", 'RUN = f"{LETTER}+(?:[{MARKS}]+{LETTER}*)*"', 'RUN = f"{LETTER}+"', "test_encoders.py"),
+    ("BLEU of Chinese clauses", "metrics.py", '    rf"|{CHARACTER}"\n', "", "test_metrics.py"),
+    ("a Chinese clause is a term", "encoders.py", "token_pattern=WORD,", 'token_pattern=r"\\b\\w+\\b",', "test_encoders.py"),
+    ("grey decided by the first photo", "encoders.py", "colour_of(images, fixed_sample(len(images), 1000))", "colour_of(images, [0])", "test_encoders.py"),
+    ("vectors reach PCA", "encoders.py", 'if isinstance(item, np.ndarray) and spec != "none":', "if False:", "test_encoders.py"),
+    ("a small set in silence", "encoders.py", "    if dim is None and most < default:\n", "    if False:\n", "test_encoders.py"),
+    ("RoBERTa counts from 0", "pretrained.py", "positions = layer.num_embeddings - padding - 1", "positions = layer.num_embeddings", "test_pretrained.py"),
+    ("pictures of all sizes in one batch", "pretrained.py", 'rows_of.setdefault(getattr(x, "shape", None), [])', "rows_of.setdefault(None, [])", "test_pretrained.py"),
+    ("CLIP's hidden state for its features", "pretrained.py", 'pooling = pooling or ("features" if features else default)', "pooling = pooling or default", "test_pretrained.py"),
+    ("SigLIP padded to the batch", "pretrained.py", 'padding = "max_length" if full else True', "padding = True", "test_pretrained.py"),
+    ("clip.part is taken for ours", "tables/small_clip.py", 'part = os.path.join(own, "clip")', 'part = out + ".part"', "test_small_clip.py"),
 ]  # fmt: skip
 
 

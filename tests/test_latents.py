@@ -334,6 +334,14 @@ def side_by_side(work, n):
     return processes
 
 
+def until(condition, seconds=60):
+    """Waits for a condition; fails when it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def ended(processes):
     for process in processes:
         process.join(60)
@@ -375,11 +383,9 @@ def test_who_waits_goes_on_when_the_other_is_killed(tmp_path, monkeypatch, capfd
         return json.loads(record.read_text())["rows"] if record else 0
 
     first = side_by_side(work, 1)
-    while rows() < 20:
-        time.sleep(0.01)
+    until(lambda: rows() >= 20)
     second = side_by_side(work, 1)
-    while "waiting" not in capfd.readouterr().out:
-        time.sleep(0.01)
+    until(lambda: "waiting" in "".join(capfd.readouterr()))
     os.kill(first[0].pid, signal.SIGKILL)
     assert ended(first + second) == [-signal.SIGKILL, 0]
     seen = (tmp_path / "seen").read_text().split()
