@@ -102,9 +102,9 @@ def checked(path, saved):
 
 
 def restore(path, direction, load):
-    """Call load(), which puts saved weights into a network; RunError if they do not fit."""
+    """load(), which puts saved weights into a network; RunError if they do not fit."""
     try:
-        load()
+        return load()
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{path}: {direction} is of another network ({reason})") from None

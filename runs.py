@@ -183,6 +183,8 @@ def check_sizes(name, items):
     if apart.max() < 1e-12 * x.square().sum(1).max():
         raise DataError(f"the {name} of all training pairs are the same, but for rounding")
     # All items are divided by one number, their spread. If one item makes it, the others become 0.
+    # From the median, not the mean: the mean would be drawn towards that item.
+    apart = (x - x.median(0).values).square().sum(1)
     share = (apart.max() / apart.sum()).item()
     if len(x) > 20 and share > 0.99:
         told = f"one item has {share:.2%} of their variance, with numbers up to {largest:.0e}"
@@ -289,10 +291,15 @@ class TranslatorRun:
             raise RunError(f"{folder} is a {saved['model']}, a translator is needed here")
         self.args = argparse.Namespace(**saved["args"])
         # gamma is measured last: without it the training has been stopped on the way.
+        for direction in DIRECTIONS:
+            if "gamma" not in saved["learners"].get(direction, {}):
+                raise RunError(f"{folder}: model.pt lacks the direction {direction}")
         self.gamma = {d: saved["learners"][d]["gamma"] for d in DIRECTIONS}
         if None in self.gamma.values():
             raise RunError(f"{folder}: training has not ended; go on with train.py --resume")
         states = saved["encoders"]
+        if set(states) != {"image", "text"}:
+            raise RunError(f"{folder}: model.pt lacks an encoder; it has {', '.join(states)}")
         self.E_image = encoders.from_state(states["image"], device=device, download=download)
         self.E_text = encoders.from_state(states["text"], device=device, download=download)
         h_image, h_text = self.E_image.dim, self.E_text.dim
@@ -302,11 +309,17 @@ class TranslatorRun:
     def read_translator(self, direction, state):
         args = self.args
         h1, h2 = self.dims[direction]
-        net = Translator(
-            h1, h2, args.width, args.layers, args.dropout, args.T, args.predict, args.objective
-        )
         weights = averaged_weights(self.folder, state)
-        restore(self.folder, direction, lambda: net.load_state_dict(weights))
+
+        # Arguments may be damaged as weights may: both are read where `restore` says so.
+        def load():
+            net = Translator(
+                h1, h2, args.width, args.layers, args.dropout, args.T, args.predict, args.objective
+            )
+            net.load_state_dict(weights)
+            return net
+
+        net = restore(self.folder, direction, load)
         return net.eval().to(self.device)
 
     def latents(self, split, dataset=None, data_dir=None):
@@ -378,9 +391,14 @@ class BridgeRun:
         self.dims = {d: (b.y_shape[0], b.x_shape[0]) for d, b in self.bridges.items()}
 
     def read_bridge(self, direction, state):
-        net = make_bridge(self.args, *state["shapes"])
         weights = averaged_weights(self.folder, state)
-        restore(self.folder, direction, lambda: net.load_state_dict(weights))
+
+        def load():
+            net = make_bridge(self.args, *state["shapes"])
+            net.load_state_dict(weights)
+            return net
+
+        net = restore(self.folder, direction, load)
         net.eval().to(self.device)
         # The first call of a network is slow; without this one, tables would count it.
         net.sample(torch.zeros(2, *net.y_shape, device=self.device))

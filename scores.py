@@ -15,8 +15,8 @@ unrelated  The cosine of z_hat with somebody else's target. With a cosine of 0.8
 R@k        The share of queries with a right answer among the k items nearest to z_hat. A constant
            finds k in G, whatever its cosine. If a query has several right answers, one is enough.
 
-Of few test pairs some of them cannot be measured: "unrelated" needs somebody else, and among three
-items every answer is one of the nearest five. Such a score has no entry in its row.
+Of few test pairs some of them cannot be measured: "unrelated" needs somebody else, and in a gallery
+of one item every answer finds it. Such a score has no entry in its row.
 
 Map      TestSet         queries, gallery, and which belongs to which
          linked_groups   which pairs can never be "unrelated"
@@ -112,9 +112,10 @@ class TestSet:
         findable = sorted(self.right)
         right = [self.right[n] for n in findable]
         rank = metrics.ranks(z_hat[findable], self.z[self.pool], right)
-        # Among k items every answer is one of the first k: that would be 1 for everybody.
+        # With one item to choose from, every answer would be right. (R@10 of ten is 1, too: the
+        # size of the gallery stands above the table.)
         for k in (1, 5, 10):
-            if k < len(self.pool):
+            if len(self.pool) > 1:
                 scores[f"r{k}"] = metrics.recall_at_k(rank, k)
         scores["pool"] = len(self.pool)
         return scores

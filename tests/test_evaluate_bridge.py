@@ -90,7 +90,7 @@ def make(tmp_path, monkeypatch):
             shapes = [list(net.y_shape), list(net.x_shape)]
             learners[direction] = {"ema": ema, "shapes": shapes}
         (tmp_path / dataset).mkdir(exist_ok=True)
-        kept = {"model": "bridge", "args": vars(args), "encoders": {}}
+        kept = {"model": "bridge", "step": 6, "args": vars(args), "encoders": {}}
         kept |= {"learners": learners, "finished": finished}
         checkpoints.save_checkpoint(out + "/model.pt", kept)
         return out
