@@ -256,9 +256,8 @@ def fit_clip(train, val, out, steps, batch, scale, seed, device):
     try:
         os.makedirs(parent, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".clip-", dir=parent) as own:
-            part = os.path.join(
-                own, "clip"
-            )  # the folder around it is closed to others, this is not
+            # The folder around it is closed to others; the one in it has the usual rights.
+            part = os.path.join(own, "clip")
             os.mkdir(part)
             train_clip(model.to(device), train, Validation(val), steps, batch, seed)
             save_clip(model, part)
