@@ -239,6 +239,14 @@ MUTANTS = [
     ("CLIP's hidden state for its features", "pretrained.py", 'pooling = pooling or ("features" if features else default)', "pooling = pooling or default", "test_pretrained.py"),
     ("SigLIP padded to the batch", "pretrained.py", 'padding = "max_length" if full else True', "padding = True", "test_pretrained.py"),
     ("clip.part is taken for ours", "tables/small_clip.py", 'part = os.path.join(own, "clip")', 'part = out + ".part"', "test_small_clip.py"),
+    ("constants are trained on", "runs.py", "if (items == items[0]).all():", "if (items != items).all():", "test_small_sets.py"),
+    ("the outlier hides in the mean", "runs.py", "apart = (x - x.median(0).values)", "apart = (x - x.mean(0))", "test_small_sets.py"),
+    ("latents are not checked", "train.py", "        check_trainable(found.train, direction)", "        check_trainable", "test_small_sets.py"),
+    ("somebody else is always there", "scores.py", "if (self.group != self.group[0]).any():", "if len(self.group):", "test_small_sets.py"),
+    ("a gallery of one is ranked", "scores.py", "if len(self.pool) > 1:", "if len(self.pool) > 0:", "test_small_sets.py"),
+    ("the second evaluation does not wait", "scores.py", 'with Lock(os.path.join(folder, ".evaluate.lock"), told, wait=True):', "with contextlib.nullcontext():", "test_small_sets.py"),
+    ("FID of one item", "bridge_scores.py", "if self.N > 1:", "if self.N > 0:", "test_small_sets.py"),
+    ("--steps 0 is no steps", "tables/encoder_pairs.py", "    evaluate.check_flags(parser, args)", "    evaluate.check_flags", "test_small_sets.py"),
 ]  # fmt: skip
 
 

@@ -176,7 +176,7 @@ def test_a_trade_off_without_fid_has_one_panel(tmp_path):
 
 
 def test_ten_pairs_of_a_bridge_end_in_a_table(tmp_path, capsys):
-    """One test pair of latents and of pictures: the bridge trains, and its first look is a table."""
+    """One test pair, of latents and of pictures: the first look of a bridge is a table."""
     small = "--steps 3 --width 16 --heads 2 --layers 1 --tokens 4 --dim 8 --conv 16 --batch 4"
     argv = write_latents(tmp_path, 10)
     argv = argv[: argv.index("--steps")] + ["--device", "cpu", *small.split()]
