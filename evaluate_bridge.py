@@ -439,8 +439,8 @@ def parse(argv=None):
     add_flags(parser)
     args = parser.parse_args(argv)
     check_flags(parser, args)
-    if args.first_look and (args.task or args.seeds):
-        parser.error("--first-look chooses tasks and seeds: leave out --task and --seeds")
+    if args.first_look and args.seeds:
+        parser.error("--first-look has one noise seed: leave out --seeds, or --first-look")
     args.seeds = args.seeds or 3
     return args
 

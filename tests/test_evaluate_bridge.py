@@ -88,7 +88,7 @@ def make(tmp_path, monkeypatch):
             ema = {"n_averaged": torch.ones(())}
             ema |= {f"module.{k}": v for k, v in net.state_dict().items()}
             shapes = [list(net.y_shape), list(net.x_shape)]
-            learners[direction] = {"ema": ema, "shapes": shapes}
+            learners[direction] = {"net": net.state_dict(), "ema": ema, "shapes": shapes}
         (tmp_path / dataset).mkdir(exist_ok=True)
         kept = {"model": "bridge", "step": 6, "args": vars(args), "encoders": {}}
         kept |= {"learners": learners, "finished": finished}

@@ -210,7 +210,6 @@ def test_ten_pairs_of_a_bridge_end_in_a_table(tmp_path, capsys):
         (evaluate_bridge.parse, "RUN --limit 0"),
         (evaluate_bridge.parse, "RUN --nfe 1000000"),
         (evaluate_bridge.parse, "RUN --first-look --seeds 2"),
-        (evaluate_bridge.parse, "RUN --first-look --task samples"),
         (encoder_pairs.parse, "pca,tfidf --steps 0"),
         (lddbm.parse, "lddbm-losses --on glyphs"),
         (lddbm.parse, "lddbm-losses --pool 9"),
