@@ -291,6 +291,9 @@ def gap(evaluation):
     if test_set.c.shape[1] != test_set.z.shape[1]:
         return print("\ngap: skipped, image and text latents have different widths")
 
+    if len(set(test_set.group.tolist())) < 2:
+        return print("\ngap: skipped, the test pairs are of one image: none is unrelated")
+
     # The test set has each caption and each image once; q and g make one row a pair of them.
     z_hat = run.translate("text->image", test_set.c)
     text = fn.normalize(test_set.c[test_set.q])  # (P, h)
