@@ -465,7 +465,10 @@ def test_coco_year(tmp_path):
     # 2014 without its train part does not take the place of a complete 2017
     write_coco(tmp_path, 2014, "val", [600, 601])
     assert list(described(load("coco", tmp_path, "test"))) == ["val2017/000000000500.jpg"]
+    os.remove(tmp_path / "annotations" / "captions_val2014.json")
     write_coco(tmp_path, 2014, "train", [700, 701, 702])
+    assert list(described(load("coco", tmp_path, "test"))) == ["val2017/000000000500.jpg"]
+    write_coco(tmp_path, 2014, "val", [600, 601])
     assert all("2014" in file for file in together("coco", tmp_path)[0])
 
 
