@@ -191,24 +191,36 @@ def check_sizes(name, items):
         raise DataError(f"the {name} have an outlier: {told}; remove it")
 
 
+def make_translator(args, h1, h2):
+    """The Translator that the arguments describe, untrained. RunError for what cannot be built."""
+    shape = args.width, args.layers, args.dropout, args.T
+    try:
+        return Translator(h1, h2, *shape, args.predict, args.objective)
+    except ValueError as error:
+        raise RunError(str(error)) from None
+
+
 def make_bridge(args, y_shape, x_shape):
-    """The Bridge that the arguments describe, untrained."""
+    """The Bridge that the arguments describe, untrained. RunError for what cannot be built."""
     # The shapes decide about the modality models, the arguments about all else.
-    return Bridge(
-        y_shape,
-        x_shape,
-        N=args.tokens,
-        D=args.dim,
-        width=args.width,
-        heads=args.heads,
-        layers=args.layers,
-        conv=args.conv,
-        kernel=args.kernel,
-        design=args.design,
-        tau=args.tau,
-        rec=args.loss == "rec",
-        data_space=args.data_space,
-    )
+    try:
+        return Bridge(
+            y_shape,
+            x_shape,
+            N=args.tokens,
+            D=args.dim,
+            width=args.width,
+            heads=args.heads,
+            layers=args.layers,
+            conv=args.conv,
+            kernel=args.kernel,
+            design=args.design,
+            tau=args.tau,
+            rec=args.loss == "rec",
+            data_space=args.data_space,
+        )
+    except ValueError as error:
+        raise RunError(str(error)) from None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -313,9 +325,7 @@ class TranslatorRun:
 
         # Arguments may be damaged as weights may: both are read where `restore` says so.
         def load():
-            net = Translator(
-                h1, h2, args.width, args.layers, args.dropout, args.T, args.predict, args.objective
-            )
+            net = make_translator(args, h1, h2)
             net.load_state_dict(weights)
             return net
 

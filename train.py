@@ -27,12 +27,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import evaluate
 from arguments import TRANSLATOR_SETS, Flag, known, number, resolve, shared_parser
 from checkpoints import RunFolder
-from ddim_translator import ROWS_AT_T, Noise, Translator, best_gamma
+from ddim_translator import ROWS_AT_T, Noise, best_gamma
 from devices import AMP, average_gradients, choose_amp, start_processes
 from errors import RunError, run_script
 from latents import DIRECTIONS
 from pictures import draw_losses
-from runs import check_trainable, cpu_randn, draw_batch, learning_rate, load_latents
+from runs import (
+    check_trainable,
+    cpu_randn,
+    draw_batch,
+    learning_rate,
+    load_latents,
+    make_translator,
+)
 
 LOSSES = ("loss", "L_recon", "L_ddim")
 
@@ -99,9 +106,7 @@ class Learner:
     def __init__(self, direction, latents, args, device):
         self.direction, self.args, self.device = direction, args, device
         h1, h2 = latents.dims(direction)
-        self.net = Translator(
-            h1, h2, args.width, args.layers, args.dropout, args.T, args.predict, args.objective
-        )
+        self.net = make_translator(args, h1, h2)
         # Means and scales of the training pairs, once; then the network may move to the GPU.
         self.net.fit(latents.chunks(direction))
         self.net.to(device)
