@@ -145,7 +145,7 @@ MUTANTS = [
     ("graded: guidance of three columns", DDIM, "out = guide(e_c, e_0, omega)", "out = torch.cat([guide(e_c, e_0, omega)[:, :3], e_c[:, 3:]], 1)", TRANSLATOR),
     ("graded: gamma* without |cM|", DDIM, "return (a * up / down)", "return (up / down)", TRANSLATOR),
     ("graded: gamma* below 0", DDIM, "(q - c1 * kappa).clamp(min=0)", "q - c1 * kappa", TRANSLATOR),
-    ("graded: frozen for ever", BRIDGE, 'parameter.requires_grad_(turn == "both" or', 'parameter.requires_grad_(parameter.requires_grad and turn == "both" or', ORACLES),
+    ("graded: frozen for ever", BRIDGE, "requires_grad_(denoiser_moves if", "requires_grad_(parameter.requires_grad and denoiser_moves if", ORACLES),
     ("graded: eta squared", BRIDGE, "fresh = eta * (std_s**2", "fresh = eta**2 * (std_s**2", ORACLES),
     ("graded: fresh^2 not subtracted", BRIDGE, "kept = (std_s**2 - fresh**2).clamp(min=0).sqrt()", "kept = std_s", ORACLES),
     ("graded: z_T lost at the boot", BRIDGE, "z_t = a_s * z_T + b_s * z0_hat + std_s * randn", "z_t = b_s * z0_hat + std_s * randn", ORACLES),
