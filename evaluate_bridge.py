@@ -265,8 +265,9 @@ def trade_off(evaluation):
 
     Where chance comes in: all paths of a bridge start at one point, z_T. DBIM leaves it with fresh
     noise ("booting noise"). With eta = 0 no more is added, so this noise is all that makes samples
-    differ; with eta = 1 each step adds some. At NFE 1 the first step is the last, where the noise
-    is 0: this sample is the regressor. DDBM's Heun adds noise in each step ("churn").
+    differ; with eta = 1 each step adds some. In one or two evaluations the walk ends before the
+    noise has grown: the sample is the regressor, or nearly. DDBM's Heun adds noise in each step
+    ("churn").
 
     What to expect: with more evaluations of DBIM the samples differ more, so that distortion grows
     and perception gets better; the mean of four wins back some of the distortion."""
@@ -367,8 +368,8 @@ def parts(evaluation):
     """What each part sees, on four pairs. Where does a broken bridge break?
 
     First the latents as maps, a line a token. Then, at five times between 0 and T, the noised state
-    z_t and the denoiser's estimate z0_hat, both decoded by D_x. z_t fades from x into noise and
-    what z_T has of x; z0_hat should look like x at all times."""
+    z_t and the denoiser's estimate z0_hat, both decoded by D_x. Near t = 0 both look like x. Towards
+    T z_t keeps only what z_T says of x, with noise on the way; z0_hat should be the cleaner one."""
     test_set = BridgeTestSet(evaluation.run, 4)
     bridge = test_set.bridge
     device = test_set.run.device
