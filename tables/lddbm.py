@@ -113,7 +113,7 @@ def argv_of(args, **changes):
     # How a run was started is no setting of it.
     wanted |= {"resume": False, "overwrite": False}
     # Most switches are off when they are left out. These are off by "--no-cosine".
-    yes_no = [flag.name for flag in train_bridge.FLAGS if isinstance(flag.paper, bool)]
+    yes_no = [flag.name for flag in train_bridge.FLAGS if isinstance(flag.full, bool)]
 
     argv = []
     for name, value in wanted.items():

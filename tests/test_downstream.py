@@ -209,7 +209,7 @@ def pairs_of(tmp_path, monkeypatch):
         rows.append(f"{k}.png,a {['red', 'blue'][k % 2]} square of number {k % 7}")
     (tmp_path / "captions.txt").write_text("\n".join(rows))
     small = dict(width=16, layers=3, batch=32, K=2, ddim_steps=2)
-    flags = [f._replace(paper=small.get(f.name, f.paper)) for f in train.FLAGS]
+    flags = [f._replace(full=small.get(f.name, f.full)) for f in train.FLAGS]
     monkeypatch.setattr(train, "FLAGS", flags)
     monkeypatch.chdir(tmp_path)
     where = ["--on", "captions", "--data-dir", str(tmp_path)]
