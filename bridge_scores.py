@@ -216,11 +216,13 @@ class BridgeTestSet:
     @torch.no_grad()
     def latents(self, run):
         """z_T and z_0 of all pairs as unit vectors, (N, tokens x D) each."""
+        # In batches, for the encoders of large items fill the memory.
         z_Ts, z_0s = [], []
         for y, x in self.batches():
             z_T, z_0 = run.bridges[self.direction].latents(y, x)
             z_Ts.append(z_T)
             z_0s.append(z_0)
+        # All tokens of a latent are one vector. Of length 1, so that a dot product is a cosine.
         z_T = fn.normalize(torch.cat(z_Ts).flatten(1)).cpu()
         z_0 = fn.normalize(torch.cat(z_0s).flatten(1)).cpu()
         return z_T, z_0
@@ -327,6 +329,7 @@ def print_bridge_scores(rows, note=""):
         lines.setdefault(line, {}).setdefault(metric, []).append(row["value"])
         seconds.setdefault(line, row["seconds_per_sample"])
 
+    # The head of the table, then its lines.
     print(f"\n{rows[0]['data']}{note}")
     titles = "".join(f"{metric:>17}" for metric in columns)
     print(f"{'':22}{titles}{'NFE':>5}{'ms/sample':>11}")

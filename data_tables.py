@@ -58,6 +58,9 @@ def read_table(path):
         return jsonl_rows(text, path)
     # Not splitlines(): it also splits at signs like U+2028 that stand inside of sentences.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    # Excel may write its separator into the first line, `sep=;`.
+    if re.fullmatch("sep=.", lines[0].strip()):
+        lines[0] = ""
     first = next((line for line in lines if line.strip()), "")
     token = TOKEN_ROW.fullmatch(first)
     if token and is_picture(token[1]):
@@ -183,10 +186,12 @@ def layout_of(first, lines, path):
             image, captions = columns(names, path)
         except DataError:
             continue
-        # R leaves out the header's field above the numbers of the rows.
+        # R leaves out the header's field above the numbers of the rows: the pictures then stand
+        # one field further right than their name in the header.
         row = next((line for line in lines[lines.index(first) + 1 :] if line.strip()), "")
         fields = parse(row, separator)[0] or []
-        if len(fields) == len(names) + 1 and fields[0].isdigit():
+        pictures = [at for at, field in enumerate(fields) if is_picture(field)]
+        if len(fields) == len(names) + 1 and pictures == [names.index(image) + 1]:
             names = ["", *names]
         number = names.index("comment_number") if "comment_number" in names else None
         at = [names.index(name) for name in captions]

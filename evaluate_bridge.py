@@ -274,8 +274,9 @@ def trade_off(evaluation):
 
     Where chance comes in: all paths of a bridge start at one point, z_T. DBIM leaves it with fresh
     noise ("booting noise"). With eta = 0 no more is added, so this noise is all that makes samples
-    differ; with eta = 1 each step adds some. At NFE 1 the first step is the last, where the noise
-    is 0: this sample is the regressor. DDBM's Heun adds noise in each step ("churn").
+    differ; with eta = 1 each step adds some. In one or two evaluations the walk ends before the
+    noise has grown: the sample is the regressor, or nearly. DDBM's Heun adds noise in each step
+    ("churn").
 
     What to expect: with more evaluations of DBIM the samples differ more, so that distortion grows
     and perception gets better; the mean of four wins back some of the distortion."""
@@ -329,12 +330,13 @@ def samples(evaluation):
     test_set = BridgeTestSet(evaluation.run, 8)
     draws, _ = draw(test_set, test_set.run, SAMPLES, steps=evaluation.args.nfe)
     columns = {"source": test_set.bridge.scale_y(test_set.y.to(test_set.run.device))}
-    # Without the ceiling: the picture is about what y tells.
+    # The ceiling is left out: the picture is about what can be known from y.
     methods = plain_methods(test_set)
     for name in ("classical", "regressor"):
         if name in methods:
             method, _ = methods[name]
             columns[name], _ = test_set.predict(method)
+    # Four of them show how much samples differ; their mean is that of all eight.
     for n in range(4):
         columns[f"sample {n + 1}"] = draws[n]
     columns[f"mean of {SAMPLES}"] = torch.stack(draws).mean(0)
@@ -355,6 +357,7 @@ def tsne(evaluation):
     flat = PCA(min(30, *flat.shape), random_state=0).fit_transform(flat)
     colour = KMeans(min(8, test_set.N), n_init=3, random_state=0).fit_predict(flat)
 
+    # Side by side, or ours alone where Basic has not been trained.
     runs = {name: evaluation.runs[name] for name in ("basic", "ours") if name in evaluation.runs}
     fig = Figure(figsize=(5.5 * len(runs), 5), layout="constrained")
     axes = fig.subplots(1, len(runs), squeeze=False)[0]
@@ -378,8 +381,8 @@ def parts(evaluation):
     """What each part sees, on four pairs. Where does a broken bridge break?
 
     First the latents as maps, a line a token. Then, at five times between 0 and T, the noised state
-    z_t and the denoiser's estimate z0_hat, both decoded by D_x. z_t fades from x into noise and
-    what z_T has of x; z0_hat should look like x at all times."""
+    z_t and the denoiser's estimate z0_hat, both decoded by D_x. Near t = 0 both look like x. Near T
+    z_t keeps only what z_T says of x, with noise on the way; z0_hat should be the cleaner one."""
     test_set = BridgeTestSet(evaluation.run, 4)
     bridge = test_set.bridge
     device = test_set.run.device
@@ -429,6 +432,7 @@ def add_flags(parser, latents=True):
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(description="Tables and figures of LD for a trained bridge.")
+    # What this script alone asks for; add_flags has what it shares with tables/lddbm.py.
     a = parser.add_argument
     a("run", help="folder that train_bridge.py left, e.g. runs/glyph-sr-bridge")
     tasks = f"{', '.join(BRIDGE_TASKS)} (default: all but parts)"

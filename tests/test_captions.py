@@ -52,6 +52,9 @@ TABLES = {
     "no quotes": "image,caption\n" + "".join(f"{f},{c}\n" for f, c in ROWS),
     "no quotes, no header": "".join(f"{f},{c}\n" for f, c in ROWS),
     "quoted names": "image,caption\n" + "".join(f'"{f}",{c}\n' for f, c in ROWS),
+    "numbers and a third column, no quotes": "id,image,caption,split\n"
+    + "".join(f"{n},{f},{c},train\n" for n, (f, c) in enumerate(ROWS)),
+    "Excel's own separator": "sep=;\n" + written(HEAD + ROWS, delimiter=";"),
     "old Macintosh": "image,caption\r" + "".join(f"{f},{c}\r" for f, c in ROWS),
     "empty last rows": written([*HEAD, *ROWS, ["", ""], ["", ""]]),
     "token": "".join(f"{f}#0\t{c}\n" for f, c in ROWS),
