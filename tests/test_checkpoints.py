@@ -20,7 +20,7 @@ import checkpoints
 import errors
 import safe_files
 import train
-from errors import DataError, InputError, RunError, run_script
+from errors import RunError
 
 
 def edit(folder, change):

@@ -30,7 +30,6 @@ import scores
 import train
 from ddim_translator import Translator, gamma_star
 from errors import DataError, DeviceError, RunError
-from safe_files import write_json
 from latents import DIRECTIONS, Latents
 
 KEYS = "task direction method cosine centred_cosine unrelated_cosine r1 r5 r10 pool seed".split()

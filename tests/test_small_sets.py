@@ -88,13 +88,18 @@ def write_latents(folder, n, h_image=5, h_text=7):
     return argv + "--steps 9 --width 16 --layers 2 --batch 8 --K 2 --device cpu".split()
 
 
-def test_useless_latents_are_refused_before_training(tmp_path):
+def test_both_scripts_check_before_training(tmp_path, monkeypatch):
     """The check stands in a function that nobody calls, or after the loop."""
+
+    def refuse(*_):
+        raise DataError("refused")
+
     argv = write_latents(tmp_path, 40)
-    np.save(tmp_path / "b.npy", 1e20 * normal(40, 7))
+    monkeypatch.setattr(train, "check_trainable", refuse)
+    monkeypatch.setattr(train_bridge, "check_items", refuse)
     for script in (train, train_bridge):
         flags = argv if script is train else argv[: argv.index("--steps")] + ["--device", "cpu"]
-        with pytest.raises(DataError, match="numbers of size"):
+        with pytest.raises(DataError, match="refused"):
             script.main(flags)
         assert not os.path.exists(tmp_path / "run")
 
