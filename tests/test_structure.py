@@ -122,11 +122,7 @@ for script in {scripts!r}:
     failed += [script] if os.waitpid(child, 0)[1] else []
 sys.exit(bool(failed))
 """
-SCRIPTS = [
-    n
-    for n in ORDER
-    if "run_script(" in path_of(n).read_text() or "__main__" in path_of(n).read_text()
-]
+SCRIPTS = [n for n in ORDER if '__name__ == "__main__"' in path_of(n).read_text()]
 
 
 def test_no_script_is_loaded_twice():
