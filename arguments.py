@@ -211,8 +211,8 @@ def check_used(args, given):
     given: names of the flags that were typed. Ignored in silence, such a flag lets somebody believe
     in a comparison that was none."""
     for names, sets in ONLY_FOR:
-        for name in set(names.split()) & set(given):
-            if args.dataset not in sets:
+        for name in names.split():
+            if name in given and args.dataset not in sets:
                 told = f"is for {', '.join(sets)}; --dataset {args.dataset} ignores it"
                 raise RunError(f"--{dashes(name)} {told}")
     # Embedded sets lie in no folder, and what is made of arrays needs no frozen encoder.

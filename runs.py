@@ -64,6 +64,10 @@ def data_options(args):
 
 def load_encoders(args, device, train_split):
     """{"image": Encoder, "text": Encoder}; PCA and TF-IDF are fitted on the training split."""
+    # A slip in the second encoder should not show after minutes of fitting the first.
+    encoders.check_items(args.image_encoder, "image", train_split.images)
+    encoders.check_items(args.text_encoder, "text", train_split.captions)
+
     # Only the training split may be looked at: a PCA that has seen test images would know them.
     image = encoders.make(
         args.image_encoder,

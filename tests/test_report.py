@@ -9,7 +9,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-import checkpoints
 import runs
 from ddim_translator import Translator
 from latents import DIRECTIONS, Latents
@@ -113,7 +112,7 @@ def test_no_run_no_traceback(tmp_path, monkeypatch):
     """Otherwise a wrong folder, or a bridge, ends in a traceback and not in one line."""
     missing = report.main("any", None, None, None, None, ["--run", str(tmp_path / "none")])
     assert "no such checkpoint" in missing and "\n" not in missing
-    monkeypatch.setattr(checkpoints, "read_run", lambda folder: {"model": "bridge"})
+    monkeypatch.setattr(runs, "read_run", lambda folder: {"model": "bridge"})
     bridge = report.main("any", None, None, None, None, ["--run", str(tmp_path)])
     assert "is a bridge" in bridge and os.listdir(tmp_path) == []
     with pytest.raises(SystemExit):

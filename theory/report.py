@@ -35,7 +35,7 @@ from matplotlib.figure import Figure  # draws without a display
 
 import runs
 import scores
-from errors import DataError, EncoderError
+from errors import InputError
 from latents import DIRECTIONS
 
 NEEDS = "needs a condition"
@@ -246,10 +246,10 @@ def main(name, claims, figure, measured, draw, argv=None):
         save(figure(), args.out, name)
         return f"{name}.py: these corrected statements failed: {failed}" if failed else 0
 
-    # A wrong folder, or a bridge in it, is told in one line. (RunError is a ValueError.)
+    # A wrong folder, or a bridge in it, is told in one line.
     try:
         both = held_out(args.run, limit=args.limit)
-    except (DataError, EncoderError, ValueError) as error:
+    except (InputError, ValueError) as error:
         return f"{name}.py: {error}"
     measure_run(name, args.run, both, measured, draw)
     return 0
