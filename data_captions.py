@@ -113,6 +113,7 @@ def locate(files, root, tops):
     """(folder, {file: its path below folder}, pictures beside these that no row names).
 
     tops: folders below root where the pictures may be: the first that has most of them is taken."""
+    # Each layout has its own folder for pictures: look in all of them, stop where all are there.
     best, best_top = {}, tops[0]
     for top in tops:
         listing = Listing()
@@ -123,6 +124,7 @@ def locate(files, root, tops):
             best, best_top, best_listing = paths, top, listing
         if len(best) == len(files):
             break
+    # What lies beside them and is in no row is told to the reader: often a forgotten table.
     folder = os.path.join(root, best_top)
     used = {os.path.join(folder, path) for path in best.values()}
     others = []
@@ -139,6 +141,7 @@ def rows_with_words(rows, places, skipped):
     """The rows whose captions say something, without line breaks and double blanks.
 
     places: {file as its table names it: its path}. skipped: {reason: [item, ...]} grows."""
+    # ".photo.jpg" and "._photo.jpg" are what editors and file systems leave behind.
     hidden = {path for path in places.values() if os.path.basename(path).startswith(".")}
     kept = []
     for row in rows:
@@ -265,6 +268,7 @@ def find_table(root):
 
     In root, or else in one of its folders. DataError: none, or several."""
     for folders in ([root], [os.path.join(root, folder) for folder in folders_below(root)]):
+        # A name that we know beats any other table: an archive may bring several.
         known, other = [], []
         for folder in folders:
             names = sorted(os.listdir(folder))
@@ -281,6 +285,7 @@ def find_table(root):
             )
         if tables:
             return tables[0]
+    # A spreadsheet is the commonest thing to have instead: say how to make a table of it.
     why = "no captions.csv or captions.txt"
     sheets = [name for name in os.listdir(root) if name.lower().endswith((".xlsx", ".xls", ".ods"))]
     if sheets:

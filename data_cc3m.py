@@ -149,6 +149,7 @@ def table_records(f):
 
     Where a caption holds quotes, tabs or line breaks, gather_cc.py puts the whole of it in quotes,
     by the rules of the csv module. Its record goes on until the quote is closed."""
+    # Bytes, not text: positions in the file are what is kept of a record, and they count bytes.
     number = 1
     for line in f:
         record, lines = line, 1

@@ -383,6 +383,7 @@ def add_flags(parser, pool=True):
     add("--on", choices=NAMES, metavar="DATASET", help="test on another data set (MT Table 4)")
     add("--data-dir", help="where that data set is, or where the run's own has moved")
     add("--seeds", type=int, default=3, help="noise seeds of the rows with chance in them (3)")
+    # Tables without R@k still build test sets, which have a pool.
     if pool:
         add("--pool", type=int, default=1000, help="gallery of R@k (1000); COCO papers use 5000")
     parser.set_defaults(pool=1000)
@@ -418,6 +419,7 @@ def parse(argv=None):
     parser.add_argument("--first-look", action="store_true", help=told)
     args = parser.parse_args(argv)
     check_flags(parser, args)
+    # Both say which tasks: one of them would be ignored.
     if args.task and args.first_look:
         parser.error("--first-look chooses the tasks: leave out --task, or --first-look")
     return args

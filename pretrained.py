@@ -65,6 +65,7 @@ def one_line(spec, modality, prepare, run):
               goes on with the others. One odd picture of a million should not stop a run
     run       EncoderError: the next batch would fail, too"""
 
+    # Any exception: what a processor raises at an odd picture is nowhere written down.
     def prepare_item(item):
         try:
             return prepare(item)

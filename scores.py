@@ -259,6 +259,7 @@ def print_left_out(titles, why="the test pairs are too few"):
 def print_scores(table, names, digits):
     """A line a method of {method: [{score: value} of seed 0, 1, ...]}; digits: after the point."""
     print_line("", names, 30)
+    # A score that few rows cannot give is missing in every method: it is named once, below.
     left_out = []
     for method, seeds in table.items():
         cells = []
