@@ -201,6 +201,11 @@ class RunFolder:
         if self.writes:
             print(line, flush=True)
 
+    def say_settings(self):
+        """The values of all flags, as they could be typed: the first line that a run prints."""
+        given = {k: v for k, v in vars(self.args).items() if v is not None and v is not False}
+        self.say(" ".join(f"--{k.replace('_', '-')} {v}" for k, v in given.items()))
+
     def check_data(self, keys):
         """keys: {split: key}, which change with the data. RunError if they are not the old ones."""
         self.keys = keys

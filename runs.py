@@ -65,27 +65,22 @@ def data_options(args):
 def load_encoders(args, device, train_split):
     """{"image": Encoder, "text": Encoder}; PCA and TF-IDF are fitted on the training split."""
     # A slip in the second encoder should not show after minutes of fitting the first.
-    encoders.check_items(args.image_encoder, "image", train_split.images)
-    encoders.check_items(args.text_encoder, "text", train_split.captions)
+    items = {"image": train_split.images, "text": train_split.captions}
+    for modality in items:
+        encoders.check_items(getattr(args, f"{modality}_encoder"), modality, items[modality])
 
     # Only the training split may be looked at: a PCA that has seen test images would know them.
-    image = encoders.make(
-        args.image_encoder,
-        "image",
-        train_split.images,
-        device=device,
-        download=args.download,
-        pooling=args.image_pooling,
-    )
-    text = encoders.make(
-        args.text_encoder,
-        "text",
-        train_split.captions,
-        device=device,
-        download=args.download,
-        pooling=args.text_pooling,
-    )
-    return {"image": image, "text": text}
+    found = {}
+    for modality in items:
+        found[modality] = encoders.make(
+            getattr(args, f"{modality}_encoder"),
+            modality,
+            items[modality],
+            device=device,
+            download=args.download,
+            pooling=getattr(args, f"{modality}_pooling"),
+        )
+    return found
 
 
 class RunData(NamedTuple):

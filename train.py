@@ -224,8 +224,7 @@ def train(args):
 
 def train_in(folder, args, device, rank, world):
     """Data, learners, THE LOOP, and what is measured after it."""
-    given = {k: v for k, v in vars(args).items() if v is not None and v is not False}
-    folder.say(" ".join(f"--{k.replace('_', '-')} {v}" for k, v in given.items()))
+    folder.say_settings()
     found = load_latents(args, device, rank, world, folder.old)
     folder.check_data(found.keys)
     for direction in DIRECTIONS:

@@ -280,8 +280,7 @@ def train(args):
 
 def train_in(folder, args, device, rank, world):
     """Data, learners, THE LOOP."""
-    given = {k: v for k, v in vars(args).items() if v is not None and v is not False}
-    folder.say(" ".join(f"--{k.replace('_', '-')} {v}" for k, v in given.items()))
+    folder.say_settings()
     pairs, found, keys = load_pairs(args, device, rank, world, folder.old)
     folder.check_data(keys)
     torch.manual_seed(args.seed)  # every process starts from the same weights
