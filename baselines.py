@@ -29,27 +29,22 @@ Letters  N training pairs   n queries   c (n, h1), z (n, h2) raw latents
 Try      python evaluate.py runs/glyphs-translator --task similarity
 """
 
-import functools
 import os
 
-import numpy as np
 import torch
 import torch.nn.functional as fn
-from sklearn.linear_model import Ridge
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-import metrics
+import closed_form
 from checkpoints import MAY_CHANGE, load_if_same, restore, save_checkpoint
+from closed_form import best_ridge, moments
 from ddim_translator import EpsTheta
 from encoders import fixed_sample
 from glyphs import digest
-from runs import draw_batch, learning_rate
+from runs import draw_batch, ema_decay, learning_rate
 
-# What ridge tries, from hardly any to strong. The best depends on N, h1 and the scale of c.
-LAMBDAS = 10.0 ** np.arange(-2, 4)
-
-# ridge and knn hold all their pairs in memory: these many, 512 wide, are 0.4 GB a side.
+# knn holds all its pairs in memory: these many, 512 wide, are 0.4 GB a side.
 MOST_PAIRS = 200_000
 
 
@@ -94,23 +89,18 @@ def lafite_noise(c, seed):
 # In closed form
 
 
-def ridge(c, z, c_val, z_val):
-    """The W, b that minimise sum |z - c W - b|^2 + lambda |W|^2. -> function c -> z_hat.
+def ridge(chunks, c_val, z_val):
+    """The best linear map of all pairs, lambda by validation. -> function c -> z_hat.
 
-    lambda keeps W small in directions of c that hardly vary, where N pairs say little. It is
-    chosen on validation pairs. On the training pairs the smallest lambda always looks best: it
-    may fit the noise too. Chosen on test pairs, the row would have seen the answers."""
+    chunks: an iterable of (c, z). closed_form.py has the formula, and what lambda is for."""
+    found = moments(chunks)
+    W, b = closed_form.ridge(found, best_ridge(found, c_val, z_val))
+
     # float64: CLIP latents vary so little in some directions that float32 would lose them.
-    c, z = c.double().numpy(), z.double().numpy()
-    fits = [Ridge(lam).fit(c, z) for lam in LAMBDAS]
-    scores = [metrics.cosine(predict(fit, c_val), z_val) for fit in fits]
-    best = fits[int(np.argmax(scores))]
-    return functools.partial(predict, best)
+    def answer(c):
+        return (c.double() @ W + b).float()
 
-
-def predict(fit, c):
-    """z_hat (n, h2), float32, of one of scikit-learn's models."""
-    return torch.from_numpy(fit.predict(c.double().numpy())).float()
+    return answer
 
 
 def knn(c, z, k=10, tau=0.05):
@@ -190,6 +180,7 @@ def fit_mlp(run, latents, direction, net, ema):
 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args)
+        ema.multi_avg_fn = get_ema_multi_avg_fn(ema_decay(step, args))
         loss = (regress(net, translator, c.to(run.device)) - z).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -203,7 +194,7 @@ def fit_mlp(run, latents, direction, net, ema):
 
 
 class Baselines:
-    """Every baseline of one direction, fitted once, on at most MOST_PAIRS full training pairs.
+    """Every baseline of one direction, fitted once, on full training pairs; knn on MOST_PAIRS.
 
     mean      (h2,) of the training targets
     answers   {name: function c -> z_hat}
@@ -217,7 +208,7 @@ class Baselines:
         self.mean = z.mean(0)
         self.answers = {"mean": self.constant}
         c_val, z_val = validation.of(direction, validation.full)
-        self.answers["ridge"] = ridge(c, z, c_val, z_val)
+        self.answers["ridge"] = ridge(latents.chunks(direction), c_val, z_val)
         # Vectors of two widths have no cosine.
         h1, h2 = run.dims[direction]
         if h1 == h2:

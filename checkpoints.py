@@ -34,7 +34,7 @@ MAY_CHANGE = "out resume overwrite device data_dir cache_dir save_every download
 LOG_EVERY = 50  # steps
 # The arguments from which each model's networks are built again.
 SHAPES = {
-    "translator": "width layers dropout T predict objective".split(),
+    "translator": "width layers dropout T predict objective faded normalize".split(),
     "bridge": "tokens dim width heads layers conv kernel design tau loss data_space".split(),
 }
 
@@ -241,9 +241,29 @@ class RunFolder:
 
     def steps(self):
         """The steps still to do, with a progress bar where somebody watches."""
-        todo = range(self.first, self.args.steps)
+        return tqdm(range(self.first, self.args.steps), **self.bar())
+
+    def rounds(self, every):
+        """The steps still to do, in ranges that end where something is due: a row of the log, a
+        checkpoint, or what the caller does after each multiple of `every` steps."""
+        marks = (every, LOG_EVERY, self.args.save_every)
+        with tqdm(**self.bar()) as bar:
+            done = self.first
+            while done < self.args.steps:
+                end = min(self.args.steps, *(done - done % mark + mark for mark in marks))
+                yield range(done, end)
+                bar.update(end - done)
+                done = end
+
+    def bar(self):
+        """What both progress bars are like."""
         hidden = None if self.writes else True  # None: shown on a terminal only
-        return tqdm(todo, "train", self.args.steps, initial=self.first, disable=hidden)
+        return {
+            "desc": "train",
+            "total": self.args.steps,
+            "initial": self.first,
+            "disable": hidden,
+        }
 
     def record(self, done, lr):
         """After `done` steps: a row of the log every 50, a checkpoint every --save-every."""

@@ -24,7 +24,7 @@ Map      make_alpha, noised, ddim_step, guide     the diffusion: noise in, noise
          time_embedding, Layer, EpsTheta          the network
          Noise, draw_noise                        what is random in a training step
          Translator                               M, CDIM and F together: scales, loss, z_hat
-         gamma_star, best_gamma, demo             how much F should weigh; a toy problem
+         demo                                     a toy problem
 Letters  B batch   h1 = dim c   h2 = dim z   K samples   T steps: t = 0 is clean, t = T is noise
 Papers   [MT]      Lee, Lee, Pak, Kim, "Modality Translation through Conditional Encoder-Decoder"
          [DDIM]    Song, Meng, Ermon, "Denoising Diffusion Implicit Models", arXiv 2010.02502
@@ -39,6 +39,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as fn
 from torch import nn
+
+from closed_form import best_gamma, moments, ridge
 
 BETA_TIMES_T = 8  # beta = 8 / T, so that alpha_T = (1 - 8 / T)^T is about e^-8 = 3e-4 for any T
 TIME = 64  # numbers that stand for a step number inside the network
@@ -199,15 +201,20 @@ class Translator(nn.Module):
 
     predict    what the network outputs: "z_0" (our default), "eps" (the paper's), or
                "v" = sqrt(alpha) eps - sqrt(1 - alpha) z_0
-    objective  "joint": M is trained by Eq. 9 and the DDIM models z, as printed;
-               "residual": M is least squares, frozen, and the DDIM models z - c M (Lemma 1)
+    objective  "ridge" (our default): M is solved in closed form, and frozen; the DDIM models z.
+               With gamma = 0 z_hat is ridge regression, so a measured gamma is never below it;
+               "joint": the DDIM models z, and M is trained by Eq. 9, as printed;
+               "residual": M as for "ridge", and the DDIM models z - c M (Lemma 1)
+    faded      whether the network sees sqrt(alpha_t) z_t (our default) or z_t (the paper's)
+    normalize  "one": F is the mean of samples over sqrt(h2), one number for all (our default);
+               "row": F is that mean over its own length (Eq. 6 as printed)
 
     Three units (`fit` measures the scales):
     raw              as the encoders give them
     scaled           c: (c - c_mean) c_scale.  z: z z_scale, its mean still in it.
                      The variance, averaged over the coordinates, is 1
     the diffusion's  (scaled z - centre(c)) r_scale: mean 0, mean square 1.  centre(c) is z's mean
-                     ("joint"; r_scale = 1) or c M ("residual"; r_scale = 1 / std of what is left)
+                     (r_scale = 1), or for "residual" c M (r_scale = 1 / std of what is left)
     Example. A CLIP latent has length 1 and 512 numbers, of std 1 / sqrt(512) = 0.044 if their mean
     is near 0. The first diffusion step adds noise of std sqrt(0.008) = 0.089: the signal would
     drown at once. So z_scale = 22.6; now the std is 1, and |z - mean| about sqrt(512) = 22.6.
@@ -223,15 +230,28 @@ class Translator(nn.Module):
     forward           raw c, gamma, K, how      z_hat = c M + gamma F(c)     raw"""
 
     def __init__(
-        self, h1, h2, width=2048, layers=10, dropout=0.0, T=1000, predict="z_0", objective="joint"
+        self,
+        h1,
+        h2,
+        width=2048,
+        layers=10,
+        dropout=0.0,
+        T=1000,
+        predict="z_0",
+        objective="ridge",
+        faded=True,
+        normalize="one",
     ):
         super().__init__()
         if predict not in ("z_0", "eps", "v"):
             raise ValueError(f"predict = {predict!r}: choose z_0, eps or v")
-        if objective not in ("joint", "residual"):
-            raise ValueError(f"objective = {objective!r}: choose joint or residual")
+        if objective not in ("ridge", "joint", "residual"):
+            raise ValueError(f"objective = {objective!r}: choose ridge, joint or residual")
+        if normalize not in ("one", "row"):
+            raise ValueError(f"normalize = {normalize!r}: choose one or row")
         self.h1, self.h2, self.T = h1, h2, T
-        self.predict, self.objective = predict, objective
+        self.predict, self.objective, self.faded = predict, objective, faded
+        self.normalize = normalize
         self.net = EpsTheta(h1, h2, width, layers, dropout)
         self.M = nn.Linear(h1, h2)
         # Buffers are no weights, but move to the GPU and are saved with the weights.
@@ -243,57 +263,34 @@ class Translator(nn.Module):
 
     # -- measured once, in closed form, before training
 
-    def fit(self, chunks):
-        """Means and scales of the training pairs; for "residual" also M, solved and frozen.
+    @torch.no_grad()
+    def fit(self, found, lam=1e-6):
+        """Means and scales from the Moments of the training pairs; M, solved and frozen, unless
+        it is to be trained ("joint"). lam: ridge's (closed_form.py).
 
-        chunks: iterable of raw float32 (c, z). Call it before moving to another device."""
-        # All of this is made of sums over pairs. They are added up chunk by chunk, in one pass, so
-        # the data may be larger than memory. With a 1 appended to each c, one product has all:
-        #     G = sum over pairs of [c 1]' [c 1 z]        columns:   h1         1        h2
-        #                                                 h1 rows    sum c'c    sum c'   sum c'z
-        #                                                 1 row      sum c      n        sum z
-        # In float64: a variance is the small difference of two large numbers, the mean square and
-        # the squared mean, and float32's seven digits may all be lost in it.
-        h1, h2 = self.h1, self.h2
-        G = torch.zeros(h1 + 1, h1 + 1 + h2, dtype=torch.float64)
-        zz = torch.zeros(h2, dtype=torch.float64)  # sums of z^2, coordinate by coordinate
-        for c, z in chunks:
-            c_one = torch.cat([c, torch.ones(len(c), 1)], 1).double()
-            G += c_one.T @ torch.cat([c_one, z.double()], 1)
-            zz += z.double().square().sum(0)
-
-        n = G[h1, h1]
-        c_mean = G[h1, :h1] / n
-        z_mean = G[h1, h1 + 1 :] / n
-        c_var = G.diagonal()[:h1] / n - c_mean**2  # (h1,)
-        z_var = zz / n - z_mean**2  # (h2,)
-        self.c_mean.copy_(c_mean)
-        self.z_mean.copy_(z_mean)
+        Call it before moving to another device."""
+        self.c_mean.copy_(found.c_mean)
+        self.z_mean.copy_(found.z_mean)
         # One number for all coordinates: vectors get longer or shorter, and every angle stays. A
         # number for each would change the cosines that we are judged by.
-        self.c_scale.copy_(c_var.mean().rsqrt())
-        self.z_scale.copy_(z_var.mean().rsqrt())
-        if self.objective == "residual":
-            CC = G[:h1, :h1] / n - torch.outer(c_mean, c_mean)  # covariance of c
-            CZ = G[:h1, h1 + 1 :] / n - torch.outer(c_mean, z_mean)  # of c and z
-            self._solve_M(CC, CZ, z_var)
+        c_scale = found.c_var.mean().rsqrt()
+        z_scale = found.z_var.mean().rsqrt()
+        self.c_scale.copy_(c_scale)
+        self.z_scale.copy_(z_scale)
+        if self.objective == "joint":
+            return
 
-    @torch.no_grad()
-    def _solve_M(self, CC, CZ, z_var):
-        """Least squares with a bias, from covariances (h1, h1), (h1, h2); r_scale for z - c M."""
-        s_c, s_z = self.c_scale.double(), self.z_scale.double()
-        # Covariances of scaled latents. The 1e-6 (their variances are about 1) keeps the system
-        # solvable where a coordinate of c is constant, or a sum of others.
-        CC = CC * s_c**2 + 1e-6 * torch.eye(self.h1)
-        CZ = CZ * s_c * s_z
-        M = torch.linalg.solve(CC, CZ)  # MT Eq. 13*
-
-        # What is left is orthogonal to c M, so variances subtract: z's minus that of c M.
-        left = z_var.sum() * s_z**2 - (M * CZ).sum()
-        self.r_scale.copy_((left.clamp(min=1e-9) / self.h2).rsqrt())
-        self.M.weight.copy_(M.T)
-        self.M.bias.copy_(self.z_mean * self.z_scale)  # scaled c has mean 0: the bias is z's mean
+        # W is for raw latents: divide by the scale of what comes in, multiply by that of what
+        # comes out. Scaled c has mean 0, so the bias is the mean of z.
+        W, _ = ridge(found, lam)
+        self.M.weight.copy_(W.T * z_scale / c_scale)
+        self.M.bias.copy_(found.z_mean * z_scale)
         self.M.requires_grad_(False)
+        if self.objective == "residual":
+            # Var(z - c W) = Var(z) - 2 Cov(c W, z) + Var(c W), summed over the coordinates.
+            left = found.z_var.sum() - 2 * (W * found.CZ).sum() + (W * (found.CC @ W)).sum()
+            left = (left * z_scale**2).clamp(min=1e-9) / self.h2
+            self.r_scale.copy_(left.rsqrt())
 
     # -- units
 
@@ -305,9 +302,20 @@ class Translator(nn.Module):
 
     def centre(self, c):
         """What the diffusion need not model, in scaled units: the mean of z, or c M; scaled c."""
-        return self.z_mean * self.z_scale if self.objective == "joint" else self.M(c)
+        return self.M(c) if self.objective == "residual" else self.z_mean * self.z_scale
 
     # -- the network's output and what it means
+
+    def output(self, z_t, t, c, keep=None):
+        """What the network says at steps t (B,): (B, h2), in the precision that it computes in."""
+        if not self.faded:
+            return self.net(z_t, t, c, keep)
+        # At t = T, z_t is noise: 128 random numbers that enter at every layer, and that the network
+        # has to learn to ignore while it listens to c. A regression, which sees c alone, learns
+        # faster. sqrt(alpha_t) z_t is the best linear guess of z_0 from z_t: the signal's share in
+        # z_t's variance is alpha_t. It is z_t itself where z_t is clean, and fades with the signal:
+        # at t = T its size is 0.018.
+        return self.net(self.alpha[t][:, None].sqrt() * z_t, t, c, keep)
 
     def z0_of(self, out, z_t, alpha_t):
         """The z_0 that an output of the network means, given z_t: Eq. 1, solved for z_0."""
@@ -333,12 +341,12 @@ class Translator(nn.Module):
         B = len(c)
         if omega == 0:
             t_rows = torch.full((B,), t, device=c.device)
-            out = self.net(z_t, t_rows, c)
+            out = self.output(z_t, t_rows, c)
         else:
             # e_c and e_0 in one call, as a batch of twice the size: faster than two calls.
             t_rows = torch.full((2 * B,), t, device=c.device)
             keep = torch.arange(2 * B, device=c.device) < B
-            both = self.net(z_t.repeat(2, 1), t_rows, c.repeat(2, 1), keep)
+            both = self.output(z_t.repeat(2, 1), t_rows, c.repeat(2, 1), keep)
             e_c, e_0 = both.chunk(2)
             out = guide(e_c, e_0, omega)
         return self.z0_of(out.to(z_t.dtype), z_t, self.alpha[t])
@@ -357,12 +365,17 @@ class Translator(nn.Module):
         return z_t
 
     def F(self, z_0, c):
-        """Normalize: z_0, a sample or the mean of K, in the diffusion's units -> scaled, length 1.
+        """Normalize: z_0, a sample or the mean of K, in the diffusion's units -> scaled, about 1.
 
-        "joint": the mean of z is put back first, for cosines are about z, not z - mean.
-        "residual": F is the direction of the residual; c M has the mean in its bias."""
-        mean = self.centre(c) if self.objective == "joint" else 0.0
-        return fn.normalize(z_0 / self.r_scale + mean, dim=1)  # MT Eq. 6*
+        The mean of z is put back first, for cosines are about z, not z - mean. "residual": F is
+        the direction of the residual, and c M has the mean in its bias."""
+        mean = 0.0 if self.objective == "residual" else self.centre(c)
+        z_0 = z_0 / self.r_scale + mean
+        # The mean of K samples is short where they disagree: it says how much is known. A length of
+        # 1 for each row forgets that, and then z_hat - mean no longer points at z - mean.
+        if self.normalize == "row":
+            return fn.normalize(z_0, dim=1)
+        return z_0 / math.sqrt(self.h2)  # MT Eq. 6*
 
     # -- training
 
@@ -380,7 +393,7 @@ class Translator(nn.Module):
         # output has 16 bits; the losses are computed in 32.
         alpha_t = self.alpha[noise.t][:, None]  # (B, 1)
         z_t = noised(z_0, noise.eps, alpha_t)
-        out = self.net(z_t, noise.t, c_scaled, noise.keep).to(z.dtype)
+        out = self.output(z_t, noise.t, c_scaled, noise.keep).to(z.dtype)
         L_ddim = (self.target(z_0, noise.eps, alpha_t) - out).square().mean()  # MT Eq. 2*
         if lam1 == 0:
             return lam2 * L_ddim, torch.zeros_like(L_ddim), L_ddim
@@ -426,43 +439,6 @@ class Translator(nn.Module):
         return (cM + gamma * F) / self.z_scale  # MT Eq. 5
 
 
-def gamma_star(cM, F, z):
-    """The gamma >= 0 with the best cosine of z and c M + gamma F; all (N, h2), rows of F unit.
-
-    gamma* = a (q - c1 kappa) / (c1 - q kappa), from four numbers:
-        a = |c M|       c1 = cos(z, c M)       q = cos(z, F)       kappa = cos(c M, F)
-    Example: c M = (2, 0), F = (0, 1), z = (2, 1). a = 2, c1 = 2 / sqrt(5), q = 1 / sqrt(5), kappa
-    = 0: gamma* = 1, and z_hat = z.
-    Exact for one row; for N rows, the formula at the four means. In the units of c M: scaled."""
-    # The cosine is (a c1 + gamma q) / sqrt(a^2 + 2 a gamma kappa + gamma^2). Its derivative is 0
-    # where q (a^2 + 2 a gamma kappa + gamma^2) = (a c1 + gamma q) (a kappa + gamma);
-    # gamma^2 q cancels, one a divides out, and a (q - c1 kappa) = gamma (c1 - q kappa) is left.
-    u = fn.normalize(cM, dim=1)
-    a = cM.norm(dim=1).mean()
-    c1 = fn.cosine_similarity(z, u).mean()
-    q = fn.cosine_similarity(z, F).mean()
-    kappa = (u * F).sum(1).mean()
-
-    # q <= c1 kappa: F tells nothing that c M does not; 0 is best. c1 <= q kappa: c M tells nothing
-    # that F does not; the best is infinite, and we return as much as the floor 1e-3 lets it be.
-    up = (q - c1 * kappa).clamp(min=0)
-    down = (c1 - q * kappa).clamp(min=1e-3)
-    return (a * up / down).item()
-
-
-def best_gamma(cM, F, z):
-    """What `--gamma auto` takes: the best mean cosine at 0 and 41 points around gamma_star.
-
-    gamma_star is exact for one row; over rows whose |cM| and cos(z, F) differ, the maximum of the
-    mean lies elsewhere: on glyphs at 1.5 times, worth 0.0005 (theory/gamma.py, G9)."""
-
-    def score(gamma):
-        return fn.cosine_similarity(z, cM + gamma * F).mean().item()
-
-    grid = gamma_star(cM, F, z) * 4 ** torch.linspace(-1, 1, 41)  # from a quarter to four times
-    return max([0.0, *grid.tolist()], key=score)
-
-
 def demo(steps=600):
     """z = tanh(c A) W + noise. Prints cosines on fresh pairs, beside that of the true E[z|c].
 
@@ -475,7 +451,7 @@ def demo(steps=600):
 
     # The first 20,000 pairs are for training: what train.py does, without its comforts.
     translator = Translator(6, 10, width=96, layers=5)
-    translator.fit([(c[:20_000], z[:20_000])])
+    translator.fit(moments([(c[:20_000], z[:20_000])]))
     optimizer = torch.optim.AdamW(translator.parameters(), 3e-3)
     for _ in range(steps):
         i = torch.randint(20_000, (256,))

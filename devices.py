@@ -17,6 +17,7 @@ Letters  rank: the number of this process, 0, 1, ...; process 0 alone prints and
 """
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.distributed as dist
@@ -65,6 +66,32 @@ def choose_amp(amp, device):
     if device.type != "cuda":
         return "off"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def cores():
+    """How many cores of the CPU this process may use."""
+    # A container or `taskset` may allow fewer than the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def side_by_side(function, items):
+    """[function(item) for item in items], all at once on the CPU: one thread for each item.
+
+    torch would rather take all cores for each operation of one item after the other. But an
+    operation on a batch of 256 takes half a millisecond, and at its end every core waits for the
+    slowest. If another program has one of two cores, each operation waits for its share of it:
+    training was 13 to 20 times slower then. Items that need nothing of each other need not wait.
+    Where there is one core, they come one after the other. The results are the same."""
+    threads = min(torch.get_num_threads(), max(1, cores() // len(items)))
+    before = torch.get_num_threads()
+    if cores() < 2 or len(items) < 2:
+        return [function(item) for item in items]
+    torch.set_num_threads(threads)  # of each item's own operations
+    try:
+        with ThreadPoolExecutor(len(items)) as pool:
+            return list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(before)
 
 
 def average_gradients(parameters, world):

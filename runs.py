@@ -194,7 +194,7 @@ def make_translator(args, h1, h2):
     """The Translator that the arguments describe, untrained. RunError for what cannot be built."""
     shape = args.width, args.layers, args.dropout, args.T
     try:
-        return Translator(h1, h2, *shape, args.predict, args.objective)
+        return Translator(h1, h2, *shape, args.predict, args.objective, args.faded, args.normalize)
     except ValueError as error:
         raise RunError(str(error)) from None
 
@@ -276,6 +276,15 @@ def learning_rate(step, args):
     return args.lr * factor
 
 
+def ema_decay(step, args):
+    """The decay of the averaged weights at a step: --ema, and less at the beginning.
+
+    With 0.9999 from the first step on, the average of a short run would still be mostly the random
+    weights that it began with. (1 + step) / (10 + step) makes it the average of the last tenth or
+    so of the steps until now; at step 90,000 it comes to 0.9999."""
+    return min(args.ema, (1 + step) / (10 + step))
+
+
 def cpu_randn(seed):
     """A `randn` that draws on the CPU: the same numbers whatever the device."""
     generator = torch.Generator().manual_seed(seed)
@@ -306,6 +315,7 @@ class TranslatorRun:
             if "gamma" not in saved["learners"].get(direction, {}):
                 raise RunError(f"{folder}: model.pt lacks the direction {direction}")
         self.gamma = {d: saved["learners"][d]["gamma"] for d in DIRECTIONS}
+        self.length = {d: saved["learners"][d].get("length") for d in DIRECTIONS}
         if None in self.gamma.values():
             raise RunError(f"{folder}: training has not ended; go on with train.py --resume")
         states = saved["encoders"]
@@ -370,11 +380,15 @@ class TranslatorRun:
         return torch.cat(cMs), torch.cat(Fs)
 
     def translate(self, direction, c, seed=0, gamma=None, **how):
-        """z_hat of MT Eq. 5, raw (N, h2), for raw c (N, h1); gamma: the run's unless given."""
+        """z_hat of MT Eq. 5, raw (N, h2), for raw c (N, h1); gamma: the run's unless given.
+
+        Eq. 5 gives a direction; the run's length, measured on validation pairs, makes it a vector
+        as near to z as it can be. A gamma of the caller's keeps the run's length."""
         cM, F = self.terms(direction, c, seed, **how)
         if gamma is None:
             gamma = self.gamma[direction]
-        return (cM + gamma * F) / self.translators[direction].z_scale.cpu()
+        z_hat = (cM + gamma * F) / self.translators[direction].z_scale.cpu()
+        return self.length[direction] * z_hat
 
 
 class BridgeRun:

@@ -19,6 +19,7 @@ The encoders are frozen, so every image and caption is encoded once, before the 
 sees only vectors. It leaves RUN/model.pt, log.csv and loss.png, and what evaluate.py writes.
 """
 
+import functools
 import os
 
 import torch
@@ -27,8 +28,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import evaluate
 from arguments import TRANSLATOR_SETS, Flag, known, number, resolve, shared_parser
 from checkpoints import RunFolder
-from ddim_translator import ROWS_AT_T, Noise, best_gamma
-from devices import AMP, average_gradients, choose_amp, start_processes
+from closed_form import best_gamma, best_ridge, cosine_of, moments
+from ddim_translator import ROWS_AT_T, Noise
+from devices import AMP, average_gradients, choose_amp, side_by_side, start_processes
 from errors import RunError, run_script
 from latents import DIRECTIONS
 from pictures import draw_losses
@@ -36,6 +38,7 @@ from runs import (
     check_trainable,
     cpu_randn,
     draw_batch,
+    ema_decay,
     learning_rate,
     load_latents,
     make_translator,
@@ -67,8 +70,11 @@ FLAGS = [
     Flag("recon_steps",        1,  None, None, (1, 100),     "DDIM steps inside L_recon"),
     Flag("predict",        "z_0",  None, None, None,         "what the network outputs; MT: eps",
          choices=("z_0", "eps", "v")),
-    Flag("objective",    "joint",  None, None, None,         "MT Eq. 9, or Lemma 1",
-         choices=("joint", "residual")),
+    Flag("objective",    "ridge",  None, None, None,         "M solved, by MT Eq. 9, or Lemma 1",
+         choices=("ridge", "joint", "residual")),
+    Flag("normalize",      "one",  None, None, None,         "F by one number, or row by row",
+         choices=("one", "row")),
+    Flag("faded",           True,  None, None, None,         "the network sees sqrt(alpha_t) z_t"),
     Flag("bare",            0.05,  None, None, (0, 1),       "share of bare names, text->image"),
     Flag("gamma",         "auto",  None, None, (0, 1e6),     "weight of F; auto: validation"),
     Flag("omega",            5.0,   0.0, None, (-1, 100),    "guidance, MT Eq. 4; 0 is none"),
@@ -92,7 +98,7 @@ def parse(argv=None):
     if args.lam1 == args.lam2 == 0:
         raise RunError("--lam1 and --lam2 are both 0: nothing would be trained")
     if args.objective == "joint" and args.lam1 == 0:
-        raise RunError("--lam1 0 leaves M untrained: with it say --objective residual")
+        raise RunError("--lam1 0 leaves M untrained: with it say --objective ridge or residual")
     return args
 
 
@@ -101,14 +107,20 @@ def parse(argv=None):
 
 
 class Learner:
-    """One direction in training: the translator, its moving average, optimiser and loss scaler."""
+    """One direction in training: the translator, its moving average, optimiser and loss scaler.
 
-    def __init__(self, direction, latents, args, device):
+    latents, validation: the Latents to train on, and those by which ridge's lambda, gamma and the
+    best checkpoint are chosen."""
+
+    def __init__(self, direction, latents, validation, args, device):
         self.direction, self.args, self.device = direction, args, device
+        self.latents, self.validation = latents, validation
         h1, h2 = latents.dims(direction)
         self.net = make_translator(args, h1, h2)
-        # Means and scales of the training pairs, once; then the network may move to the GPU.
-        self.net.fit(latents.chunks(direction))
+        # Means, scales and M, once; then the network may move to the GPU.
+        found = moments(latents.chunks(direction))
+        lam = best_ridge(found, *self.validation_pairs(5000))
+        self.net.fit(found, lam)
         self.net.to(device)
 
         # The weights at the end of a run still jump about with each batch. Their exponential
@@ -116,7 +128,7 @@ class Learner:
         # it is never trained itself, and it is what gets evaluated.
         self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(args.ema))
 
-        # Under "residual" M is solved and frozen: only the rest is trained.
+        # M is solved and frozen, unless the objective is "joint": the rest is trained.
         self.trained = [p for p in self.net.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.trained, args.lr, weight_decay=args.weight_decay, fused=True
@@ -126,18 +138,61 @@ class Learner:
         # Sums of the three losses and of the gradient's norm since the last row of the log.
         self.sums = torch.zeros(4, device=device)
         self.counts = torch.zeros(4)
-        self.gamma = None
+        # The best averaged weights so far; gamma and length of Eq. 5 are measured at the end.
+        self.best = {"cosine": -1.0, "step": 0, "weights": None}
+        self.gamma = self.length = None
 
     def state(self):
         """What a checkpoint keeps: all that the next step depends on."""
         parts = {k: getattr(self, k).state_dict() for k in ("net", "ema", "optimizer", "scaler")}
-        return {**parts, "gamma": self.gamma}
+        return {**parts, "best": self.best, "gamma": self.gamma, "length": self.length}
 
     def load(self, state):
         for k in ("net", "ema", "optimizer"):
             getattr(self, k).load_state_dict(state[k])
         if state["scaler"]:  # empty in a run that was not in fp16 until now
             self.scaler.load_state_dict(state["scaler"])
+        self.best = state["best"]
+
+    def validation_pairs(self, limit):
+        """Raw (c, z) of at most `limit` validation pairs: every k-th, always the same ones."""
+        full = self.validation.full
+        k = -(-len(full) // limit)  # rounded up
+        return self.validation.of(self.direction, full[::k])
+
+    def check(self, step):
+        """Keep the averaged weights if they are the best on validation pairs until now.
+
+        On few pairs a network begins to learn them by heart: the loss still falls, and the answers
+        to new conditions get worse. The weights before that are the ones to have."""
+        # A rough look is enough to compare: 500 pairs, 4 samples.
+        cosine = self.measure(500, K=4)[2]
+        if cosine > self.best["cosine"]:
+            weights = {k: v.detach().clone() for k, v in self.ema.module.state_dict().items()}
+            self.best = {"cosine": cosine, "step": step, "weights": weights}
+
+    def measure(self, limit, K):
+        """(gamma, length, mean cosine) of Eq. 5 with the averaged weights, on validation pairs.
+
+        gamma: --gamma, or the best one. length: the number by which z_hat, a direction, is
+        multiplied to be as near to z as it can: <z, z_hat> / <z_hat, z_hat>, all pairs together.
+        No cosine changes by it, but a centred cosine does, and a picture."""
+        args = self.args
+        c, z = (x.to(self.device) for x in self.validation_pairs(limit))
+        # Without dropout, as in the tables: with it F is noisier, and the best gamma smaller.
+        translator = self.ema.module.eval()
+        how = {"steps": args.ddim_steps, "omega": args.omega, "K": K}
+        cM, F = translator.terms(c, randn=cpu_randn(args.seed), **how)
+        gamma = best_gamma(cM, F, z) if args.gamma == "auto" else args.gamma
+        z_hat = (cM + gamma * F) / translator.z_scale
+        length = ((z * z_hat).sum() / z_hat.square().sum().clamp(min=1e-12)).item()
+        return gamma, length, cosine_of(z_hat, z)
+
+    def finish(self):
+        """The best weights become the averaged ones, and gamma and length are measured on them."""
+        self.ema.module.load_state_dict(self.best["weights"])
+        self.best["weights"] = None
+        self.gamma, self.length, _ = self.measure(5000, self.args.K)
 
 
 def train_step(learner, batch, step, args, device, world=1):
@@ -152,6 +207,7 @@ def train_step(learner, batch, step, args, device, world=1):
 
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate(step, args)
+    learner.ema.multi_avg_fn = get_ema_multi_avg_fn(ema_decay(step, args))
 
     # Mixed precision, step by step. Inside autocast, matrix products are done in 16 bits; sums,
     # norms and the loss itself, where 16 bits would lose too much, stay in 32.
@@ -184,21 +240,16 @@ def train_step(learner, batch, step, args, device, world=1):
     learner.counts += 1
 
 
-def measure_gamma(learner, latents, args, device, limit=5000):
-    """gamma of MT Eq. 5 on at most `limit` validation pairs, in the translator's scaled units."""
-    # Every k-th pair, k rounded up, so that at most `limit` are left.
-    k = -(-len(latents.full) // limit)
-    c, z = latents.of(learner.direction, latents.full[::k])
-    # Without dropout, as in the tables: with it F is noisier, and the best gamma a smaller one.
-    translator = learner.ema.module.eval()
-    cM, F = translator.terms(
-        c.to(device),
-        steps=args.ddim_steps,
-        omega=args.omega,
-        K=args.K,
-        randn=cpu_randn(args.seed),
-    )
-    return best_gamma(cM, F, z.to(device))
+def train_round(learner, steps, args, device, rank, world):
+    """The next steps of one direction; in one of several processes, on its slice of each batch."""
+    mine = slice(rank * args.batch // world, (rank + 1) * args.batch // world)
+    for step in steps:
+        # A step draws its batch by its number, so a resumed run sees the same batches, and so does
+        # dropout. Other random numbers there are none.
+        if args.dropout:
+            torch.manual_seed(args.seed * 1_000_003 + step * world + rank)
+        batch = draw_batch(learner.latents, learner.direction, step, args, mine)
+        train_step(learner, batch, step, args, device, world)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -230,28 +281,45 @@ def train_in(folder, args, device, rank, world):
     for direction in DIRECTIONS:
         check_trainable(found.train, direction)
     torch.manual_seed(args.seed)  # every process starts from the same weights
-    learners = [Learner(direction, found.train, args, device) for direction in DIRECTIONS]
+    learners = [Learner(d, found.train, found.val, args, device) for d in DIRECTIONS]
     folder.say(size_of(learners[0].net, device, world))
     folder.start(learners, found.encoders)
 
-    # THE LOOP. A step draws its batch by its number, so a resumed run sees the same batches.
-    mine = slice(rank * args.batch // world, (rank + 1) * args.batch // world)
-    for step in folder.steps():
-        torch.manual_seed(args.seed * 1_000_003 + step * world + rank)  # for dropout alone
-        for learner in learners:
-            batch = draw_batch(found.train, learner.direction, step, args, mine)
-            train_step(learner, batch, step, args, device, world)
-        folder.record(step + 1, learning_rate(step, args))
+    # The two directions need nothing of each other: on a CPU each has a thread of its own. Not on a
+    # GPU, which works on one thing at a time anyway; not where processes wait for each other; and
+    # not with dropout, whose random numbers all come from one generator.
+    alone = device.type != "cpu" or world > 1 or args.dropout > 0
+    each = map if alone else side_by_side
+
+    # THE LOOP, a few dozen steps at a time: then there is a row of the log to write, or a
+    # checkpoint, or the weights are compared with those before.
+    every = max(25, args.steps // 20)
+    for steps in folder.rounds(every):
+        go = functools.partial(
+            train_round, steps=steps, args=args, device=device, rank=rank, world=world
+        )
+        list(each(go, learners))
+        done = steps.stop
+        if rank == 0 and (done % every == 0 or done == args.steps):
+            for learner in learners:
+                learner.check(done)
+        folder.record(done, learning_rate(done - 1, args))
 
     if world > 1:
         torch.distributed.destroy_process_group()
     if rank == 0:
         for learner in learners:
-            learner.gamma = args.gamma
-            if args.gamma == "auto":
-                learner.gamma = measure_gamma(learner, found.val, args, device)
+            learner.finish()
+            folder.say(told_of(learner))
         draw_losses(folder.log, os.path.join(args.out, "loss.png"), LOSSES)
         folder.finish()
+
+
+def told_of(learner):
+    """ "text->image: validation cosine 0.6421 at step 2,660, the best; gamma 61.20" """
+    best, cosine = learner.best["step"], learner.best["cosine"]
+    told = f"validation cosine {cosine:.4f} at step {best:,}, the best"
+    return f"{learner.direction}: {told}; gamma {learner.gamma:.2f}"
 
 
 def size_of(net, device, world):

@@ -28,7 +28,7 @@ import torch.nn.functional as fn
 
 # Started as a script, Python looks for modules beside it; most of ours are in the folder above.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from ddim_translator import best_gamma, gamma_star
+from closed_form import best_gamma, gamma_star
 from theory import gamma_four_numbers as four_numbers
 from theory import gamma_samples, gamma_table7, report
 from theory.gamma_four_numbers import best_cosine, break_even, cosine, diagnose

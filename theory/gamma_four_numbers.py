@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as fn
 from scipy import optimize
 
-from ddim_translator import best_gamma, gamma_star
+from closed_form import best_gamma, gamma_star
 from theory.report import NEEDS, Claim, need
 
 # --------------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as fn
 from scipy import integrate
 
-from ddim_translator import best_gamma, ddim_step, guide, make_alpha
+from closed_form import best_gamma
+from ddim_translator import ddim_step, guide, make_alpha
 from theory.gamma_four_numbers import cosine
 from theory.gamma_table7 import C1, TABLE, Q
 from theory.report import NEEDS, Claim, need

@@ -14,7 +14,7 @@ Letters  z unit or of length |z|   a = |cM|   c1 = cos(z, cM)   q = cos(z, F)   
 
 import numpy as np
 
-from ddim_translator import gamma_star
+from closed_form import gamma_star
 from theory.gamma_four_numbers import best_cosine, vectors
 from theory.report import NEEDS, Claim, listed
 

@@ -159,6 +159,8 @@ def held(run, direction, pairs, fit_pairs, independent):
     net = run.translators[direction]
     c, z = pairs
     cM, F = run.terms(direction, c)
+    # The claims are about an F of length 1: what it loses here, gamma gets.
+    length = F.norm(dim=1, keepdim=True)  # (N, 1)
 
     # The translator's layer M has a bias, so ours has one: the weight of an additional 1 in c.
     fit_c, fit_z = fit_pairs
@@ -169,9 +171,9 @@ def held(run, direction, pairs, fit_pairs, independent):
         c=net.scale_c(c).double(),
         z=(z * net.z_scale).double(),
         cM=cM.double(),
-        F=F.double(),
+        F=(F / length).double(),
         M_hat_c=scaled_with_one(net, c) @ M_hat,
-        gamma=run.gamma[direction],
+        gamma=run.gamma[direction] * length.mean().item(),
         independent=independent,
         translator=net,
         raw_c=c,
