@@ -89,16 +89,17 @@ def lafite_noise(c, seed):
 # In closed form
 
 
-def ridge(chunks, c_val, z_val):
+def ridge(chunks, c_val, z_val, prepared):
     """The best linear map of all pairs, lambda by validation. -> function c -> z_hat.
 
-    chunks: an iterable of (c, z). closed_form.py has the formula, and what lambda is for."""
-    found = moments(chunks)
-    W, b = closed_form.ridge(found, best_ridge(found, c_val, z_val))
+    chunks: an iterable of (c, z). prepared: what the run does to latents, before all else.
+    closed_form.py has the formula, and what lambda is for."""
+    found = moments((prepared(c), prepared(z)) for c, z in chunks)
+    W, b = closed_form.ridge(found, best_ridge(found, prepared(c_val), z_val))
 
     # float64: CLIP latents vary so little in some directions that float32 would lose them.
     def answer(c):
-        return (c.double() @ W + b).float()
+        return (prepared(c).double() @ W + b).float()
 
     return answer
 
@@ -176,7 +177,7 @@ def fit_mlp(run, latents, direction, net, ema):
         # The batch that the translator saw at this step. Its noise is not needed: nothing is
         # noised here. The target is in the translator's units, of mean square 1.
         c, z, _ = draw_batch(latents, direction, step, args)
-        z = (z.to(run.device) - translator.z_mean) * translator.z_scale
+        z = translator.scale_z(z.to(run.device)) - translator.z_mean * translator.z_scale
 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args)
@@ -208,7 +209,8 @@ class Baselines:
         self.mean = z.mean(0)
         self.answers = {"mean": self.constant}
         c_val, z_val = validation.of(direction, validation.full)
-        self.answers["ridge"] = ridge(latents.chunks(direction), c_val, z_val)
+        net = run.translators[direction]
+        self.answers["ridge"] = ridge(latents.chunks(direction), c_val, z_val, net.prepared)
         # Vectors of two widths have no cosine.
         h1, h2 = run.dims[direction]
         if h1 == h2:

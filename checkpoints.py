@@ -34,7 +34,7 @@ MAY_CHANGE = "out resume overwrite device data_dir cache_dir save_every download
 LOG_EVERY = 50  # steps
 # The arguments from which each model's networks are built again.
 SHAPES = {
-    "translator": "width layers dropout T predict objective faded normalize".split(),
+    "translator": "width layers dropout T predict objective faded normalize unit released".split(),
     "bridge": "tokens dim width heads layers conv kernel design tau loss data_space".split(),
 }
 
@@ -253,7 +253,15 @@ class RunFolder:
                 end = min(self.args.steps, *(done - done % mark + mark for mark in marks))
                 yield range(done, end)
                 bar.update(end - done)
+                if done == self.first:
+                    self.say_time(end)
                 done = end
+
+    def say_time(self, done):
+        """After the first round: how long this will take, roughly."""
+        rate = (done - self.first) / (time.time() - self.clock)
+        minutes = (self.args.steps - done) / rate / 60
+        self.say(f"{rate:.1f} steps/s: about {minutes:.0f} minutes to go")
 
     def bar(self):
         """What both progress bars are like."""

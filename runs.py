@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 import data
 import encoders
+from as_released import Released
 from checkpoints import averaged_weights, read_run, restore
 from data_pairs import PAIRS, load_pairs
 from ddim_translator import Noise, Translator, draw_noise
@@ -92,24 +93,31 @@ class RunData(NamedTuple):
     keys: dict  # {split: key}: they change with the data
 
 
-def load_latents(args, device, rank, world, old=None):
-    """RunData of the arguments.
-
-    old: the checkpoint of a resumed run. Its encoders are taken, not fitted again: on other data
-    PCA and TF-IDF would become other encoders, and their latents other vectors."""
+def load_splits(args):
+    """{"train", "val": Split} of the arguments: tables are read, nothing is encoded yet."""
     options = data_options(args)
     names = ("train", "val")
-    splits = [data.load(source_of(args), args.data_dir, name, **options) for name in names]
-    keys = {name: split.key for name, split in zip(names, splits, strict=True)}
+    return {n: data.load(source_of(args), args.data_dir, n, **options) for n in names}
+
+
+def load_latents(args, device, rank, world, old=None, splits=None):
+    """RunData of the arguments.
+
+    splits: those of load_splits, if they are there already.
+    old: the checkpoint of a resumed run. Its encoders are taken, not fitted again: on other data
+    PCA and TF-IDF would become other encoders, and their latents other vectors."""
+    splits = splits or load_splits(args)
+    keys = {name: split.key for name, split in splits.items()}
     if old:
         states = old["encoders"].items()
         E = {m: encoders.from_state(state, device, args.download) for m, state in states}
     else:
-        E = load_encoders(args, device, splits[0])
+        E = load_encoders(args, device, splits["train"])
     # Process 0 fills the cache while the others wait; then they find it filled.
     if world > 1 and rank > 0:
         dist.barrier()
-    train, val = (encode_split(s, E["image"], E["text"], args.cache_dir) for s in splits)
+    pair = E["image"], E["text"], args.cache_dir
+    train, val = (encode_split(split, *pair) for split in splits.values())
     if world > 1 and rank == 0:
         dist.barrier()
     return RunData(E, train, val, keys)
@@ -192,9 +200,13 @@ def check_sizes(name, items):
 
 def make_translator(args, h1, h2):
     """The Translator that the arguments describe, untrained. RunError for what cannot be built."""
-    shape = args.width, args.layers, args.dropout, args.T
+    names = ("width", "layers", "dropout", "T")
+    names += ("predict", "objective", "faded", "normalize", "unit")
+    how = {name: getattr(args, name) for name in names}
     try:
-        return Translator(h1, h2, *shape, args.predict, args.objective, args.faded, args.normalize)
+        if args.released:
+            return Released(h1, h2, args.released, **how)
+        return Translator(h1, h2, **how)
     except ValueError as error:
         raise RunError(str(error)) from None
 

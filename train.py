@@ -26,7 +26,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import evaluate
-from arguments import TRANSLATOR_SETS, Flag, known, number, resolve, shared_parser
+from arguments import OWN, TRANSLATOR_SETS, Flag, fit_to_data, known, number, resolve, shared_parser
 from checkpoints import RunFolder
 from closed_form import best_gamma, best_ridge, cosine_of, moments
 from ddim_translator import ROWS_AT_T, Noise
@@ -41,6 +41,7 @@ from runs import (
     ema_decay,
     learning_rate,
     load_latents,
+    load_splits,
     make_translator,
 )
 
@@ -74,6 +75,8 @@ FLAGS = [
          choices=("ridge", "joint", "residual")),
     Flag("normalize",      "one",  None, None, None,         "F by one number, or row by row",
          choices=("one", "row")),
+    Flag("unit",           False,  None, None, None,         "c and z are divided by their norm"),
+    Flag("released",          "",  None, None, None,         "switches of as_released.py, or all"),
     Flag("faded",           True,  None, None, None,         "the network sees sqrt(alpha_t) z_t"),
     Flag("bare",            0.05,  None, None, (0, 1),       "share of bare names, text->image"),
     Flag("gamma",         "auto",  None, None, (0, 1e6),     "weight of F; auto: validation"),
@@ -84,13 +87,48 @@ FLAGS = [
 # fmt: on
 
 
+# The paper, where it says anything, and what its authors ran (as_released.py). Both are about the
+# method: sizes and the learning rate stay those of the data set.
+AS_PRINTED = {
+    "objective": "joint",
+    "predict": "eps",
+    "normalize": "row",
+    "faded": False,
+    "omega": 5.0,
+    "gamma": "1",
+    "K": 1,
+    "ddim_steps": 50,
+}
+AS_RELEASED = AS_PRINTED | {
+    "lam1": 2.0,
+    "lam2": 1.0,
+    "recon_steps": 50,
+    "ema": 0.0,
+    "unit": True,
+    "released": "all",
+}
+PRESETS = {"as-printed": AS_PRINTED, "as-released": AS_RELEASED}
+
+
 def parse(argv=None):
     """The arguments of a run, every default filled in. RunError for values that cannot be."""
     parser = shared_parser("Train MT's translator.", TRANSLATOR_SETS, FLAGS)
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="MT's settings instead of ours")
     args = parser.parse_args(argv)
     # A name of the other script gets a better answer than "no such set".
     known(args.dataset, TRANSLATOR_SETS)
+    for name, value in PRESETS.get(args.preset, {}).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     resolve(args, FLAGS, "translator")
+    # The defaults of a set of one's own are not known yet: it is checked in `train`.
+    if args.dataset not in OWN:
+        check_method(args)
+    return args
+
+
+def check_method(args):
+    """RunError for values that do not go together."""
     if args.gamma != "auto":
         args.gamma = number("--gamma", args.gamma, 0, 1e6)
     if args.ddim_steps > args.T or args.recon_steps > args.T:
@@ -99,7 +137,6 @@ def parse(argv=None):
         raise RunError("--lam1 and --lam2 are both 0: nothing would be trained")
     if args.objective == "joint" and args.lam1 == 0:
         raise RunError("--lam1 0 leaves M untrained: with it say --objective ridge or residual")
-    return args
 
 
 # --------------------------------------------------------------------------------------------------
@@ -118,8 +155,9 @@ class Learner:
         h1, h2 = latents.dims(direction)
         self.net = make_translator(args, h1, h2)
         # Means, scales and M, once; then the network may move to the GPU.
-        found = moments(latents.chunks(direction))
-        lam = best_ridge(found, *self.validation_pairs(5000))
+        c, z = self.validation_pairs(5000)
+        found = moments(self.prepared_chunks())
+        lam = best_ridge(found, self.net.prepared(c), z)
         self.net.fit(found, lam)
         self.net.to(device)
 
@@ -141,6 +179,11 @@ class Learner:
         # The best averaged weights so far; gamma and length of Eq. 5 are measured at the end.
         self.best = {"cosine": -1.0, "step": 0, "weights": None}
         self.gamma = self.length = None
+
+    def prepared_chunks(self):
+        """All training pairs (c, z), as the translator's `fit` takes them."""
+        for c, z in self.latents.chunks(self.direction):
+            yield self.net.prepared(c), self.net.prepared(z)
 
     def state(self):
         """What a checkpoint keeps: all that the next step depends on."""
@@ -262,21 +305,27 @@ def train(args):
     -> the device, in the one process that goes on to evaluate; None in the others."""
     rank, world, device = start_processes(args.device)
     args.amp = choose_amp(args.amp, device)
-    # Every eighth row of the batch has a part of its own in the loss (see draw_noise): the slice
+    splits = load_splits(args)
+    told = fit_to_data(args, FLAGS, int((~splits["train"].bare).sum()), device)
+    if told:
+        check_method(args)
+        if rank == 0:
+            print(told)
+    # Every second row of the batch has a part of its own in the loss (see draw_noise): the slice
     # of each process has to begin with such a row.
     if args.batch % (ROWS_AT_T * world):
         told = f"is not a multiple of {ROWS_AT_T} x {world} process(es)"
         raise RunError(f"--batch {args.batch} {told}")
     with RunFolder(args, "translator", LOSSES, rank) as folder:
         if not folder.finished:
-            train_in(folder, args, device, rank, world)
+            train_in(folder, splits, args, device, rank, world)
     return device if rank == 0 else None
 
 
-def train_in(folder, args, device, rank, world):
+def train_in(folder, splits, args, device, rank, world):
     """Data, learners, THE LOOP, and what is measured after it."""
     folder.say_settings()
-    found = load_latents(args, device, rank, world, folder.old)
+    found = load_latents(args, device, rank, world, folder.old, splits)
     folder.check_data(found.keys)
     for direction in DIRECTIONS:
         check_trainable(found.train, direction)

@@ -10,7 +10,7 @@ import torch.nn.functional as fn
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
 
-from ddim_translator import gamma_star
+from closed_form import gamma_star
 from theory import gamma as G
 from theory import gamma_four_numbers as four_numbers
 from theory import gamma_samples, gamma_table7, report

@@ -30,7 +30,8 @@ import runs
 import scores
 import train
 import train_bridge
-from ddim_translator import Translator, best_gamma
+from closed_form import best_gamma
+from ddim_translator import Translator
 from errors import RunError
 from glyphs import Pairs
 from latents import DIRECTIONS

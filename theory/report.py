@@ -165,11 +165,11 @@ def held(run, direction, pairs, fit_pairs, independent):
     # The translator's layer M has a bias, so ours has one: the weight of an additional 1 in c.
     fit_c, fit_z = fit_pairs
     X = scaled_with_one(net, fit_c)  # (n, h1 + 1)
-    Z = (fit_z * net.z_scale).double()  # (n, h2)
+    Z = net.scale_z(fit_z).double()  # (n, h2)
     M_hat = torch.linalg.lstsq(X, Z).solution  # (h1 + 1, h2)
     return Held(
         c=net.scale_c(c).double(),
-        z=(z * net.z_scale).double(),
+        z=net.scale_z(z).double(),
         cM=cM.double(),
         F=(F / length).double(),
         M_hat_c=scaled_with_one(net, c) @ M_hat,
