@@ -40,6 +40,7 @@ import closed_form
 from checkpoints import MAY_CHANGE, load_if_same, restore, save_checkpoint
 from closed_form import best_ridge, moments
 from ddim_translator import EpsTheta
+from devices import side_by_side
 from encoders import fixed_sample
 from glyphs import digest
 from runs import draw_batch, ema_decay, learning_rate
@@ -137,34 +138,56 @@ def mlp_regression(run, latents, direction):
     """E[z|c] by the run's own network and a mean square loss. -> function c -> z_hat.
 
     The same batches, steps, learning rate and averaging as the run's. Kept in RUN/mlp-*.pt, and
-    trained again if the run's arguments or its data have changed."""
-    args, translator = run.args, run.translators[direction]
-    torch.manual_seed(args.seed)  # for the first weights and for dropout
-    h1, h2 = run.dims[direction]
-    net = EpsTheta(h1, h2, args.width, args.layers, args.dropout).to(run.device)
-    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(args.ema))
+    trained again if the run's arguments or its data have changed. The other direction's network
+    will be wanted, too: what is missing is trained together."""
+    regressions = {direction: Regression(run, direction) for direction in run.translators}
+    missing = [one for one in regressions.values() if not one.read()]
 
-    # What decides the outcome: the arguments, but for those that say only where to compute, and
-    # the data, by its means.
-    settings = {k: v for k, v in vars(args).items() if k not in MAY_CHANGE}
-    means = [translator.c_mean.cpu().numpy(), translator.z_mean.cpu().numpy()]
-    stamp = {"args": settings, "data": digest(*means)}
-    path = os.path.join(run.folder, f"mlp-{direction.replace('->', '-to-')}.pt")
-    saved = load_if_same(path, stamp)
-    if saved:
-        restore(path, direction, lambda: ema.load_state_dict(saved["ema"]))
-    else:
-        fit_mlp(run, latents, direction, net, ema)
-        save_checkpoint(path, {**stamp, "ema": ema.state_dict()})
-    ema.eval()
+    def train(one):
+        fit_mlp(run, latents, one.direction, one.net, one.ema)
+        one.save()
+
+    # Both at once, as train.py does with the two directions, and for the same reasons.
+    alone = run.device.type != "cpu" or run.args.dropout > 0
+    list(map(train, missing) if alone else side_by_side(train, missing))
+    return regressions[direction]
+
+
+class Regression:
+    """A baseline's network of one direction, and its file; called with raw c (n, h1), z_hat."""
+
+    def __init__(self, run, direction):
+        self.run, self.direction = run, direction
+        args, self.translator = run.args, run.translators[direction]
+        torch.manual_seed(args.seed)  # for the first weights and for dropout
+        h1, h2 = run.dims[direction]
+        self.net = EpsTheta(h1, h2, args.width, args.layers, args.dropout).to(run.device)
+        self.ema = AveragedModel(self.net)
+
+        # What decides the outcome: the arguments, but for those that say only where to compute, and
+        # the data, by its means.
+        settings = {k: v for k, v in vars(args).items() if k not in MAY_CHANGE}
+        means = [self.translator.c_mean.cpu().numpy(), self.translator.z_mean.cpu().numpy()]
+        self.stamp = {"args": settings, "data": digest(*means)}
+        self.path = os.path.join(run.folder, f"mlp-{direction.replace('->', '-to-')}.pt")
+
+    def read(self):
+        """Whether it has been trained before, and could be read back."""
+        saved = load_if_same(self.path, self.stamp)
+        if saved:
+            restore(self.path, self.direction, lambda: self.ema.load_state_dict(saved["ema"]))
+        return bool(saved)
+
+    def save(self):
+        save_checkpoint(self.path, {**self.stamp, "ema": self.ema.state_dict()})
 
     @torch.no_grad()
-    def answer(c):
+    def __call__(self, c):
         # In chunks of 4,096, which fit any GPU; then back to raw units.
-        out = [regress(ema, translator, chunk.to(run.device)) for chunk in c.split(4096)]
-        return (torch.cat(out) / translator.z_scale + translator.z_mean).cpu()
-
-    return answer
+        self.ema.eval()
+        net, device = self.translator, self.run.device
+        out = [regress(self.ema, net, chunk.to(device)) for chunk in c.split(4096)]
+        return (torch.cat(out) / net.z_scale + net.z_mean).cpu()
 
 
 def fit_mlp(run, latents, direction, net, ema):
