@@ -90,7 +90,12 @@ def lafite_noise(c, seed):
 # In closed form
 
 
-def ridge(chunks, c_val, z_val, prepared):
+def unchanged(x):
+    """x itself."""
+    return x
+
+
+def ridge(chunks, c_val, z_val, prepared=unchanged):
     """The best linear map of all pairs, lambda by validation. -> function c -> z_hat.
 
     chunks: an iterable of (c, z). prepared: what the run does to latents, before all else.
@@ -232,8 +237,9 @@ class Baselines:
         self.mean = z.mean(0)
         self.answers = {"mean": self.constant}
         c_val, z_val = validation.of(direction, validation.full)
-        net = run.translators[direction]
-        self.answers["ridge"] = ridge(latents.chunks(direction), c_val, z_val, net.prepared)
+        # A bridge takes latents as they are; a translator may divide them by their lengths first.
+        prepared = run.translators[direction].prepared if hasattr(run, "translators") else unchanged
+        self.answers["ridge"] = ridge(latents.chunks(direction), c_val, z_val, prepared)
         # Vectors of two widths have no cosine.
         h1, h2 = run.dims[direction]
         if h1 == h2:
