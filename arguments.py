@@ -11,7 +11,8 @@ train_bridge.py, from where `--help` prints them. What counts, strongest first:
 meant for a GPU: on a laptop, give your own --steps and --width
 
 A set of one's own, `latents` or `captions`, may have 300 pairs or three million. Its defaults are
-chosen when it has been read (`fit_to_data`): the glyphs' where it is small, or there is no GPU.
+chosen when it has been read (`fit_to_data`): the glyphs' where it is small, or there is no GPU. So
+are those of any set that is cut by --pairs.
 
 Map      Flag, add     a row, and how argparse learns of it
          shared_parser the flags of both scripts: data, encoders, the run
@@ -176,8 +177,7 @@ def resolve(args, flags, model):
     RunError for numbers outside of their limits, and for flags that this run would ignore."""
     given = [name for name, value in vars(args).items() if value not in (None, False)]
     # What was typed is there already; the rest comes from the flag's row.
-    own = args.dataset in OWN and model == "translator"
-    if not own:
+    if model == "bridge" or not by_size(args):
         fill(args, flags, args.dataset)
     # Pairs of arrays have no frozen encoders; glyph-names are the latents of the glyphs.
     if args.dataset not in PAIRS:
@@ -191,6 +191,11 @@ def resolve(args, flags, model):
     check(args, flags)
 
 
+def by_size(args):
+    """Whether the defaults depend on how many pairs there are."""
+    return args.dataset in OWN or args.pairs is not None
+
+
 def fill(args, flags, dataset):
     """Give every flag that was not typed its default for a data set."""
     for flag in flags:
@@ -202,7 +207,7 @@ def fit_to_data(args, flags, pairs, device):
     """Fill what `resolve` has left open for a set of one's own, by its size and the device.
 
     -> a line that says what was chosen, or None where all was decided before."""
-    if args.dataset not in OWN:
+    if not by_size(args):
         return None
     small = pairs < SMALL or device.type == "cpu"
     chosen = args.steps is None and small and not args.quick

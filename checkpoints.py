@@ -17,6 +17,7 @@ Map      save_checkpoint, load_checkpoint     one file, whole or not at all, wit
 Letters  a learner: one direction in training (train.py, train_bridge.py)
 """
 
+import argparse
 import contextlib
 import glob
 import math
@@ -355,7 +356,10 @@ def trained_run(script, argv, device):
     path = os.path.join(args.out, "model.pt")
     if os.path.exists(path):
         try:
-            check_resumable(path, checked(path, load_checkpoint(path)), args)
+            saved = checked(path, load_checkpoint(path))
+            # Defaults of a set of one's own are open until it is read: they will be the same again.
+            still_open = {k: saved["args"].get(k) for k, v in vars(args).items() if v is None}
+            check_resumable(path, saved, argparse.Namespace(**vars(args) | still_open))
             args.resume = True
         except RunError:
             args.overwrite = True

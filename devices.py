@@ -90,11 +90,10 @@ def side_by_side(function, items):
     slowest. If another program has one of two cores, each operation waits for its share of it:
     training was 13 to 20 times slower then. Items that need nothing of each other need not wait.
     Where there is one core, they come one after the other. The results are the same."""
-    threads = min(torch.get_num_threads(), max(1, cores() // len(items)))
     before = torch.get_num_threads()
     if cores() < 2 or len(items) < 2:
         return [function(item) for item in items]
-    torch.set_num_threads(threads)  # of each item's own operations
+    torch.set_num_threads(min(before, max(1, cores() // len(items))))  # of each item's operations
     try:
         with ThreadPoolExecutor(len(items)) as pool:
             return list(pool.map(function, items))

@@ -100,6 +100,14 @@ def load_splits(args):
     return {n: data.load(source_of(args), args.data_dir, n, **options) for n in names}
 
 
+def cut(latents, args):
+    """The Latents with --pairs of their full captions, drawn by the run's seed, and none else."""
+    if getattr(args, "pairs", None) is None:
+        return latents
+    rows = np.random.default_rng(args.seed).permutation(latents.full)[: args.pairs]
+    return latents._replace(full=np.sort(rows), bare=latents.bare[:0])
+
+
 def load_latents(args, device, rank, world, old=None, splits=None):
     """RunData of the arguments.
 
@@ -118,6 +126,7 @@ def load_latents(args, device, rank, world, old=None, splits=None):
         dist.barrier()
     pair = E["image"], E["text"], args.cache_dir
     train, val = (encode_split(split, *pair) for split in splits.values())
+    train = cut(train, args)
     if world > 1 and rank == 0:
         dist.barrier()
     return RunData(E, train, val, keys)
@@ -367,6 +376,9 @@ class TranslatorRun:
             raise RunError(f"{self.folder} was trained on latents: no encoder for {name}")
         found = data.load(name, data_dir, split, **options)
         latents = encode_split(found, self.E_image, self.E_text, args.cache_dir)
+        # Baselines are fitted on what the run was trained on.
+        if split == "train" and name == args.dataset:
+            latents = cut(latents, args)
         # Vectors of somebody else's encoder may have another width: say so before a product fails.
         widths, ours = latents.dims("text->image"), self.dims["text->image"]
         if widths != ours:

@@ -26,7 +26,18 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import evaluate
-from arguments import OWN, TRANSLATOR_SETS, Flag, fit_to_data, known, number, resolve, shared_parser
+from arguments import (
+    ENDLESS,
+    TRANSLATOR_SETS,
+    Flag,
+    by_size,
+    fit_to_data,
+    known,
+    number,
+    resolve,
+    shared_parser,
+    within,
+)
 from checkpoints import RunFolder
 from closed_form import best_gamma, best_ridge, cosine_of, moments
 from ddim_translator import ROWS_AT_T, Noise
@@ -113,6 +124,7 @@ PRESETS = {"as-printed": AS_PRINTED, "as-released": AS_RELEASED}
 def parse(argv=None):
     """The arguments of a run, every default filled in. RunError for values that cannot be."""
     parser = shared_parser("Train MT's translator.", TRANSLATOR_SETS, FLAGS)
+    parser.add_argument("--pairs", type=int, help="train on so many pairs only, drawn by --seed")
     parser.add_argument("--preset", choices=tuple(PRESETS), help="MT's settings instead of ours")
     args = parser.parse_args(argv)
     # A name of the other script gets a better answer than "no such set".
@@ -121,8 +133,10 @@ def parse(argv=None):
         if getattr(args, name) is None:
             setattr(args, name, value)
     resolve(args, FLAGS, "translator")
+    if args.pairs is not None:
+        within("--pairs", args.pairs, 2, ENDLESS)
     # The defaults of a set of one's own are not known yet: it is checked in `train`.
-    if args.dataset not in OWN:
+    if not by_size(args):
         check_method(args)
     return args
 
@@ -306,7 +320,8 @@ def train(args):
     rank, world, device = start_processes(args.device)
     args.amp = choose_amp(args.amp, device)
     splits = load_splits(args)
-    told = fit_to_data(args, FLAGS, int((~splits["train"].bare).sum()), device)
+    pairs = int((~splits["train"].bare).sum())
+    told = fit_to_data(args, FLAGS, min(pairs, args.pairs or pairs), device)
     if told:
         check_method(args)
         if rank == 0:
