@@ -19,11 +19,13 @@ import pytest
 import torch
 from grading import STUBS, Mistake
 
+import closed_form
 import ddim_translator
+import devices
 import latent_bridge
 import metrics
 
-REFERENCE = (ddim_translator, latent_bridge, metrics)
+REFERENCE = (ddim_translator, closed_form, latent_bridge, metrics)
 STUDENT = pytest.StashKey()  # {name: function} of the student, empty without --impl
 LACKS = pytest.StashKey()  # a line for each exercise that is not in the student's file as a whole
 FILES = set()  # the student's
@@ -126,6 +128,14 @@ def lacking(student, graded):
         if 0 < len(left) < len(asked):
             lines.append(f"not there, and not graded: {', '.join(left)} ({stub.name})")
     return lines
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_bf16_units():
+    """A CPU without units for bf16 (AMX), so that every machine's tests compute the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "cpu_multiplies_bf16", lambda: False)
+        yield
 
 
 @pytest.fixture(autouse=True)

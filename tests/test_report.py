@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 import runs
+from closed_form import moments
 from ddim_translator import Translator
 from latents import DIRECTIONS, Latents
 from theory import report
@@ -31,9 +32,10 @@ def fake_run(folder, device):
         latents[split] = Latents(
             normal(images, 5), normal(texts, 3) + 2, pairs, np.arange(images), np.arange(0)
         )
-    nets = {d: Translator(*latents["train"].dims(d), width=8, layers=2) for d in DIRECTIONS}
+    how = {"width": 8, "layers": 2, "normalize": "row"}
+    nets = {d: Translator(*latents["train"].dims(d), **how) for d in DIRECTIONS}
     for d, net in nets.items():
-        net.fit([latents["train"].of(d, np.arange(60))])
+        net.fit(moments([latents["train"].of(d, np.arange(60))]))
 
     def terms(direction, c):
         return nets[direction].terms(c, K=2, steps=1, randn=runs.cpu_randn(0))

@@ -13,16 +13,8 @@ import torch
 from grading import Mistake, grade, graded, refuses
 
 import ddim_translator as mt
-from ddim_translator import (
-    Translator,
-    best_gamma,
-    ddim_step,
-    draw_noise,
-    gamma_star,
-    guide,
-    make_alpha,
-    noised,
-)
+from closed_form import best_gamma, gamma_star, moments
+from ddim_translator import Translator, ddim_step, draw_noise, guide, make_alpha, noised
 
 B, H1, H2 = 5, 3, 7
 
@@ -66,8 +58,8 @@ MAP, SHIFT, VAR = (
 
 
 def exact(predict="z_0", T=1000, **kw):
-    """A translator with unit scales whose network is the exact one."""
-    tr = Translator(H1, H2, width=8, layers=3, T=T, predict=predict, **kw)
+    """A translator with unit scales whose network is the exact one, which is fed z_t itself."""
+    tr = Translator(H1, H2, width=8, layers=3, T=T, predict=predict, faded=False, **kw)
     tr.alpha = make_alpha(T)
     tr.net = Exact(tr, lambda c: c @ MAP + SHIFT, VAR)
     return tr
@@ -520,7 +512,7 @@ def fitted(objective="joint", **kw):
     torch.set_default_dtype(torch.float32)
     tr = Translator(H1, H2, width=16, layers=3, objective=objective, **kw)
     c, z = pairs()
-    tr.fit([(c[:150], z[:150]), (c[150:], z[150:])])
+    tr.fit(moments([(c[:150], z[:150]), (c[150:], z[150:])]))
     return tr.eval(), c, z
 
 
@@ -568,18 +560,23 @@ def fixed_randn(seed=1):
     return lambda shape, device=None: torch.randn(shape, generator=g)
 
 
-@pytest.mark.parametrize("objective", ["joint", "residual"])
-def test_eq5_and_eq6(objective):
-    """Otherwise z_hat is not c M + gamma F in raw units with F a unit vector along the sample."""
-    tr, c, z = fitted(objective)
+@pytest.mark.parametrize("normalize", ["one", "row"])
+@pytest.mark.parametrize("objective", ["ridge", "joint", "residual"])
+def test_eq5_and_eq6(objective, normalize):
+    """Otherwise z_hat is not c M + gamma F in raw units, or F is not the sample, normalised: by
+    its row's own length, or, scaled, by one number, sqrt(h2)."""
+    tr, c, z = fitted(objective, normalize=normalize)
     c = c[:B]
     how = dict(steps=3, randn=fixed_randn())
     cM, F = tr.terms(c, K=1, **how)
-    torch.testing.assert_close(F.norm(dim=1), torch.ones(B))
-    sample = tr.sample(c, K=1, steps=3, randn=fixed_randn())
+    sample = tr.sample(c, K=1, steps=3, randn=fixed_randn()) * tr.z_scale
     if objective == "residual":
-        sample = sample - cM / tr.z_scale
-    torch.testing.assert_close(F, sample / sample.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-4)
+        sample = sample - cM
+    lengths = sample.norm(dim=1, keepdim=True)
+    assert lengths.max() > 1.02 * lengths.min()  # else the two would be hard to tell apart
+    if normalize == "one":
+        lengths = torch.full((B, 1), H2**0.5)
+    torch.testing.assert_close(F, sample / lengths, rtol=1e-4, atol=1e-4)
     z_hat = tr(c, gamma=2.5, K=1, steps=3, randn=fixed_randn())
     torch.testing.assert_close(z_hat * tr.z_scale, cM + 2.5 * F, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(cM, tr.M((c - tr.c_mean) * tr.c_scale))
@@ -607,25 +604,28 @@ def test_wrong_width_is_named():
         Translator(H1, H2, predict="x0")
     with pytest.raises(ValueError, match="objective"):
         Translator(H1, H2, objective="Joint")
+    with pytest.raises(ValueError, match="normalize"):
+        Translator(H1, H2, normalize="rows")
 
 
+@pytest.mark.parametrize("normalize, faded", [("one", True), ("row", False)])
 @pytest.mark.parametrize("predict", ["z_0", "eps", "v"])
-def test_loss_by_hand(predict):
+def test_loss_by_hand(predict, normalize, faded):
     """Otherwise Eq. 9 is not lam1 L_recon + lam2 L_ddim with L_recon on the rows at t = T."""
-    tr, c, z = fitted(predict=predict)
+    tr, c, z = fitted(predict=predict, normalize=normalize, faded=faded)
     c, z, noise = c[:24], z[:24], draw_noise(24, H2, 1000, p=0.3)
     total, L_recon, L_ddim = tr.loss(c, z, noise, gamma=1.7, lam1=0.3, lam2=4.0)
     z_s, c_s = z * tr.z_scale, (c - tr.c_mean) * tr.c_scale
     z_0 = z_s - tr.z_mean * tr.z_scale
     a = make_alpha().float()[noise.t][:, None]
     z_t = a.sqrt() * z_0 + (1 - a).sqrt() * noise.eps
-    out = tr.net(z_t, noise.t, c_s, noise.keep)
+    out = tr.net(a.sqrt() * z_t if faded else z_t, noise.t, c_s, noise.keep)
     want = {"z_0": z_0, "eps": noise.eps, "v": a.sqrt() * noise.eps - (1 - a).sqrt() * z_0}[predict]
     assert L_ddim.item() == pytest.approx(((want - out) ** 2).mean().item(), rel=1e-4)
-    at_T = torch.arange(24) % 8 == 0
+    at_T = torch.arange(24) % 2 == 0
     assert (noise.t[at_T] == 1000).all()
     F = tr.z0_of(out, z_t, a) + tr.z_mean * tr.z_scale
-    F = F / F.norm(dim=1, keepdim=True)
+    F = F / (F.norm(dim=1, keepdim=True) if normalize == "row" else H2**0.5)
     error = (z_s - tr.M(c_s) - 1.7 * F).abs()[at_T].mean()
     assert L_recon.item() == pytest.approx(error.item(), rel=1e-4)
     assert total.item() == pytest.approx(0.3 * error.item() + 4.0 * L_ddim.item(), rel=1e-4)
@@ -633,7 +633,7 @@ def test_loss_by_hand(predict):
 
 def test_recon_at_T_does_not_see_the_target():
     """Otherwise L_recon leaks: at a small t the one-step estimate is z itself, at T it is not."""
-    tr, c, z = fitted()
+    tr, c, z = fitted(faded=False, normalize="row")
     tr.net = Exact(tr, lambda c: torch.zeros(len(c), H2), torch.ones(H2).float())
     tr.alpha = tr.alpha.float()
     n = 64
@@ -651,7 +651,7 @@ def test_recon_through_unrolled_ddim():
     """Otherwise recon_steps = 3 is not a 3-step DDIM from the same noise, or has no gradient."""
     tr, c, z = fitted()
     noise = draw_noise(24, H2, 1000)
-    at_T = torch.arange(24) % 8 == 0
+    at_T = torch.arange(24) % 2 == 0
     L_recon = tr.loss(c[:24], z[:24], noise, gamma=1.3, recon_steps=3)[1]
     c_s = tr.scale_c(c[:24])[at_T]
     F = tr.F(tr.ddim_sample(c_s, noise.eps[at_T], 3), c_s)
@@ -669,11 +669,11 @@ def test_lam1_zero_leaves_M_alone():
 
 
 def test_draw_noise():
-    """Otherwise t misses a level or an eighth at T, or c is dropped at another rate."""
+    """Otherwise t misses a level or a half at T, or c is dropped at another rate."""
     n = draw_noise(8000, 2, 50, p=0.05, generator=torch.Generator().manual_seed(0))
-    assert n.t.min() == 1 and n.t.max() == 50 and (n.t[::8] == 50).all()
-    counts = torch.bincount(n.t[torch.arange(8000) % 8 > 0], minlength=51)[1:]
-    assert (counts > 80).all() and counts.max() < 220  # 140 each
+    assert n.t.min() == 1 and n.t.max() == 50 and (n.t[::2] == 50).all()
+    counts = torch.bincount(n.t[1::2], minlength=51)[1:]
+    assert (counts > 40).all() and counts.max() < 130  # 80 each
     assert 0.04 < 1 - n.keep.double().mean() < 0.06
     assert abs(n.eps.mean()) < 0.03 and abs(n.eps.std() - 1) < 0.03
 

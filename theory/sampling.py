@@ -137,7 +137,7 @@ def trained(held, S, K=8, limit=200, seed=0):
     one = {"DDIM": many[0], "printed": run(printed_step, c, noise[0])}
 
     # What F is to point at: z, or under "residual" what c M leaves of it.
-    target = held.z[:limit] - (0 if net.objective == "joint" else centre)
+    target = held.z[:limit] - (centre if net.objective == "residual" else 0)
     rows = {}
     for name, z_0 in one.items():
         cosine = fn.cosine_similarity(net.F(z_0, c).double(), target).mean().item()
