@@ -249,18 +249,18 @@ class RunFolder:
         checkpoint, or what the caller does after each multiple of `every` steps."""
         marks = (every, LOG_EVERY, self.args.save_every)
         with tqdm(**self.bar()) as bar:
-            done = self.first
+            done, began = self.first, time.time()
             while done < self.args.steps:
                 end = min(self.args.steps, *(done - done % mark + mark for mark in marks))
                 yield range(done, end)
                 bar.update(end - done)
                 if done == self.first:
-                    self.say_time(end)
+                    self.say_time(end, time.time() - began)
                 done = end
 
-    def say_time(self, done):
-        """After the first round: how long this will take, roughly."""
-        rate = (done - self.first) / (time.time() - self.clock)
+    def say_time(self, done, seconds):
+        """After the first round, which took `seconds`: how long this will take, roughly."""
+        rate = (done - self.first) / seconds
         minutes = (self.args.steps - done) / rate / 60
         self.say(f"{rate:.1f} steps/s: about {minutes:.0f} minutes to go")
 
