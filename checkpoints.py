@@ -204,7 +204,9 @@ class RunFolder:
 
     def say_settings(self):
         """The values of all flags, as they could be typed: the first line that a run prints."""
-        given = {k: v for k, v in vars(self.args).items() if v is not None and v is not False}
+        # Neither what was not given nor switches that are off: but 0 is a value.
+        off = (None, False, "")
+        given = {k: v for k, v in vars(self.args).items() if not any(v is x for x in off)}
         self.say(" ".join(f"--{k.replace('_', '-')} {v}" for k, v in given.items()))
 
     def check_data(self, keys):

@@ -16,9 +16,11 @@ Why a diffusion? CDIM is a sampler: DDIM steps, by a network that sees c, take n
 Why K samples, averaged? A cosine asks for one vector near all right answers. If their mean
     direction has cosine R with them, a sample has only R^2. R = 0.8: one sample 0.64, the mean of
     16 samples 0.79, of infinitely many 0.80.
-Why Normalize? The mean of samples is shorter the less they agree. F keeps its direction, and gamma
-    alone says how far to go: one number, chosen on validation pairs. The price: F goes as far
-    where the samples disagree as where they agree.
+Why Normalize? So that gamma says how far F may go: one number, measured on validation pairs. MT
+    gives each row of F the length 1. But the mean of samples is shorter the less they agree, and
+    that is worth knowing: we divide all rows by one number, which keeps it.
+Why M in closed form? With gamma = 0, z_hat is then ridge regression, and the best gamma is never
+    worse than 0: the diffusion can only add. Trained by Eq. 9, M fell behind ridge.
 
 Map      make_alpha, noised, ddim_step, guide     the diffusion: noise in, noise out
          time_embedding, Layer, EpsTheta          the network

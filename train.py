@@ -12,7 +12,7 @@ What happens, in the order of this file:
     FLAGS         every number of the method, with its default
     Learner       one direction: the network, its moving average (EMA), optimiser, loss scaler
     train_step    forward, backward, update: the mixed-precision step, line by line
-    train         data -> frozen encoders -> latents -> two learners -> THE LOOP -> gamma
+    train         data -> frozen encoders -> latents -> two learners -> THE LOOP -> best weights
     main          the same, then a first look at the result
 
 The encoders are frozen, so every image and caption is encoded once, before the loop, and the loop
@@ -38,6 +38,7 @@ from arguments import (
     shared_parser,
     within,
 )
+from as_released import switches_of
 from checkpoints import RunFolder
 from closed_form import best_gamma, best_ridge, cosine_of, moments
 from ddim_translator import ROWS_AT_T, Noise
@@ -71,7 +72,7 @@ FLAGS = [
     Flag("cosine",         False,  True, None, None,         "warm-up, then a cosine to 0"),
     Flag("weight_decay",    1e-2,  None, None, (0, 10),      "AdamW's weight decay"),
     Flag("clip",             1.0,  None, None, (1e-6, 1e9),  "limit of the gradient's norm"),
-    Flag("ema",           0.9999, 0.998, 0.97, (0, 0.99999), "decay of the averaged weights"),
+    Flag("ema",           0.9999,  None, None, (0, 0.99999), "decay of the averaged weights, at most"),
     Flag("width",           2048,   256, None, (8, 16384),   "hidden width of the network"),
     Flag("layers",            10,  None, None, (2, 200),     "its layers"),
     Flag("dropout",          0.0,  None, None, (0, 0.99),    "in each layer; MT gives no rate"),
@@ -151,6 +152,22 @@ def check_method(args):
         raise RunError("--lam1 and --lam2 are both 0: nothing would be trained")
     if args.objective == "joint" and args.lam1 == 0:
         raise RunError("--lam1 0 leaves M untrained: with it say --objective ridge or residual")
+    check_switches(args)
+
+
+def check_switches(args):
+    """RunError for a --released that is no switch, or that needs another flag."""
+    try:
+        on = switches_of(args.released)
+    except ValueError as error:
+        raise RunError(f"--released: {error}") from None
+    # What is solved in closed form would not feel what these two do to M.
+    solved = [name for name in ("bias", "zscore") if name in on and args.objective != "joint"]
+    if solved:
+        raise RunError(f"--released {solved[0]} needs --objective joint")
+    # At a small t the network's guess of z_0 is z_t itself, and L_recon would teach nothing.
+    if "rows" in on and args.recon_steps == 1:
+        raise RunError("--released rows needs --recon-steps 2 or more")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -331,6 +348,10 @@ def train(args):
     if args.batch % (ROWS_AT_T * world):
         told = f"is not a multiple of {ROWS_AT_T} x {world} process(es)"
         raise RunError(f"--batch {args.batch} {told}")
+    # These look at a batch as a whole, and a process sees its slice only.
+    whole = [name for name in switches_of(args.released) if name in ("norm", "drop")]
+    if whole and world > 1:
+        raise RunError(f"--released {whole[0]} is for one process, not for {world}")
     with RunFolder(args, "translator", LOSSES, rank) as folder:
         if not folder.finished:
             train_in(folder, splits, args, device, rank, world)
