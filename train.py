@@ -72,7 +72,7 @@ FLAGS = [
     Flag("cosine",         False,  True, None, None,         "warm-up, then a cosine to 0"),
     Flag("weight_decay",    1e-2,  None, None, (0, 10),      "AdamW's weight decay"),
     Flag("clip",             1.0,  None, None, (1e-6, 1e9),  "limit of the gradient's norm"),
-    Flag("ema",           0.9999,  None, None, (0, 0.99999), "decay of the averaged weights, at most"),
+    Flag("ema",           0.9999,  None, None, (0, 0.99999), "decay of the averaged weights"),
     Flag("width",           2048,   256, None, (8, 16384),   "hidden width of the network"),
     Flag("layers",            10,  None, None, (2, 200),     "its layers"),
     Flag("dropout",          0.0,  None, None, (0, 0.99),    "in each layer; MT gives no rate"),
