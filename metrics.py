@@ -9,7 +9,7 @@ Vectors   cosine (MT 4.2) says little by itself: a constant answer, the mean of 
           targets, already has 0.7 on CLIP latents. Beside it stand centred_cosine, where that
           constant scores 0; unrelated_cosine, the score against somebody else's target; and
           recall_at_k, where a constant finds one query's answer in G. two_way is recall with a
-          gallery of two.
+          gallery of two. both_ways and hubs_out rank by two translators.
 Images    psnr, ssim: how far from the truth? frechet: how far apart are two sets, pairs forgotten?
           inception_score: is each image of a clear class, and are all classes there?
 Captions  bleu, rouge_l: how many words, in order, are shared with the references? They count as
@@ -94,19 +94,74 @@ def ranks(queries, gallery, positives, chunk=2048):
     every time. queries (N, d), gallery (G, d); similarity is cosine."""
     q, g = fn.normalize(rows(queries)), fn.normalize(rows(gallery))
     same(q[0], g[0])
-    if len(positives) != len(q) or not all(len(right) for right in positives):
-        told = f"{len(positives)} lists of right answers for {len(q)} queries, none empty"
-        raise ValueError(told)
-    found = torch.empty(len(q), dtype=torch.long)
+    found = check_positives(positives, len(q))
     # In chunks of queries: 25,000 captions by 5,000 images at once would take 500 MB.
     for start in range(0, len(q), chunk):
         similarity = q[start : start + chunk] @ g.T  # (chunk, G)
         for n, s in enumerate(similarity, start):
-            right = torch.as_tensor(positives[n])
-            best = s[right].max()
-            s[right] = -torch.inf  # other right answers are no competitors
-            found[n] = 1 + (s >= best).sum()
+            found[n] = rank_of_best(s, positives[n])
     return found
+
+
+def ranks_of(similarity, positives):
+    """`ranks` by any similarity (N, G), not only by the cosine of two vectors."""
+    similarity = rows(similarity)
+    found = check_positives(positives, len(similarity))
+    for n, s in enumerate(similarity):
+        found[n] = rank_of_best(s, positives[n])
+    return found
+
+
+def check_positives(positives, N):
+    """(N,) integers, to be filled with ranks. ValueError unless each query has a right answer."""
+    if len(positives) != N or not all(len(right) for right in positives):
+        told = f"{len(positives)} lists of right answers for {N} queries, none empty"
+        raise ValueError(told)
+    return torch.empty(N, dtype=torch.long)
+
+
+def rank_of_best(s, right):
+    """1 + how many wrong items are at least as similar as the best of `right`; s (G,)"""
+    right = torch.as_tensor(right)
+    best = s[right].max()
+    s = s.clone()  # the caller's row stays as it is
+    s[right] = -torch.inf  # other right answers are no competitors
+    return 1 + (s >= best).sum()
+
+
+def both_ways(c, z, z_hat, c_hat):
+    """s(c, z) = cos(z_hat(c), z) + cos(c, c_hat(z)), (N, G): what both translators say of a pair.
+
+    c (N, h1) are queries and z_hat (N, h2) their translations; z (G, h2) is the gallery, c_hat
+    (G, h1) its translations by the translator of the other direction. The two err in different
+    places: an item that one takes for right by mistake, the other one seldom does, too."""
+    c, z, z_hat, c_hat = rows(c), rows(z), rows(z_hat), rows(c_hat)
+    # One line of z_hat a query, one of c_hat an item; and the two of a pair have one width.
+    same(z_hat[:, 0], c[:, 0])
+    same(c_hat[:, 0], z[:, 0])
+    same(z_hat[0], z[0])
+    same(c_hat[0], c[0])
+    there = fn.normalize(z_hat) @ fn.normalize(z).T
+    back = fn.normalize(c) @ fn.normalize(c_hat).T
+    # 500 MB each for 25,000 captions and 5,000 images: added in place, there are never three.
+    return there.add_(back)
+
+
+def hubs_out(similarity, tau):
+    """s(c, z) - tau log sum_c' exp(s(c', z) / tau), (N, G): is z nearer to c than to the others?
+
+    A hub is an item near to the answers of many queries: it is high in many lists, and right in
+    few. The sum is over all N queries; what is subtracted is about the item's greatest similarity
+    to any of them (just that as tau -> 0). Divided by tau > 0, the score is the log of a softmax
+    over the queries: the share of z's similarity that is c's. Smith et al. 2017, inverted softmax.
+
+    It looks at all queries of the test together (transductive): in other company a query has other
+    scores, and alone it has none. So it is no method for queries that come one by one."""
+    similarity = rows(similarity)
+    # In chunks of items, for the memory: a sum needs all queries of one item, and no other item.
+    # In float64, or rounding might break the ties of items that are alike.
+    hubs = [(s.double() / tau).logsumexp(0) for s in similarity.split(256, dim=1)]  # (256,) each
+    return similarity - (tau * torch.cat(hubs)).float()
 
 
 def recall_at_k(rank, k):

@@ -119,19 +119,22 @@ def retrieval(evaluation, queries=8, k=5):
     shown = findable[:: max(1, len(findable) // queries)][:queries]
     c = test_set.c[shown]
 
-    # Each method's answers, and for each answer the k images of the pool that are nearest.
+    # For each method and each caption the k images of the pool that are nearest.
+    run, pool = evaluation.run, test_set.z[test_set.pool]
+    k = min(k, len(pool))
+    z_hat = run.translate("text->image", c)
+    found = {"ours": nearest(z_hat, pool, k)[1]}  # (lines, k) places in the pool
+    # Nearest by the other translator as well, which says of each image what its caption may be.
+    similarity = metrics.both_ways(c, pool, z_hat, run.translate("image->text", pool))
+    found["ours, both ways"] = similarity.topk(k).indices
     baselines = evaluation.baselines["text->image"].answers
-    answers = {"ours": evaluation.run.translate("text->image", c)}
     for name in ("ridge", "identity"):
         if name in baselines:
-            answers[name] = baselines[name](c)
-    pool = test_set.z[test_set.pool]
-    k = min(k, len(pool))
-    found = [nearest(z_hat, pool, k)[1] for z_hat in answers.values()]
-    found = torch.cat(found, 1).tolist()  # a line a caption: k places in the pool of each method
+            found[name] = nearest(baselines[name](c), pool, k)[1]
+    places = torch.cat(list(found.values()), 1).tolist()
 
-    fig, axes = picture_grid(len(shown), 1 + k * len(answers), 0.8)
-    for line, query, found_places in zip(axes, shown, found, strict=True):
+    fig, axes = picture_grid(len(shown), 1 + k * len(found), 0.8)
+    for line, query, found_places in zip(axes, shown, places, strict=True):
         write_caption(line[0], evaluation.test.captions[int(test_set.queries[query])])
         for ax, place in zip(line[1:], found_places, strict=True):
             # From a place in the pool to a place in the gallery to a row of the images.
@@ -139,7 +142,7 @@ def retrieval(evaluation, queries=8, k=5):
             right = place in test_set.right[query]
             show_image(ax, image, colour="limegreen" if right else "lightgrey")
     # A method's name stands above the first of its k columns.
-    for ax, name in zip(axes[0, 1::k], answers, strict=True):
+    for ax, name in zip(axes[0, 1::k], found, strict=True):
         ax.set_title(name, fontsize=8, loc="left")
     axes[0, 0].set_title(f"top {k} of {len(pool)}", fontsize=8)
     evaluation.figure(fig, evaluation.label("retrieval"))

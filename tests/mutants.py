@@ -247,6 +247,13 @@ MUTANTS = [
     ("the second evaluation does not wait", "scores.py", 'with Lock(os.path.join(folder, ".evaluate.lock"), told, wait=True):', "with contextlib.nullcontext():", "test_small_sets.py"),
     ("FID of one item", "bridge_scores.py", "if self.N > 1:", "if self.N > 0:", "test_small_sets.py"),
     ("--steps 0 is no steps", "tables/encoder_pairs.py", "    evaluate.check_flags(parser, args)", "    evaluate.check_flags", "test_small_sets.py"),
+    ("together: one translator alone", "metrics.py", "return there.add_(back)", "return there", "test_metrics.py"),
+    ("together: hubs without tau", "metrics.py", "(tau * torch.cat(hubs)).float()", "torch.cat(hubs).float()", "test_metrics.py"),
+    ("together: a matrix is ranked in place", "metrics.py", "    s = s.clone()  # the caller's row stays as it is\n", "", "test_metrics.py"),
+    ("together: hubs of answerable queries", "scores.py", '"hubs out": metrics.hubs_out(s, TAU)}\n        findable, right = self.findable()\n', '"hubs out": s.clone()}\n        findable, right = self.findable()\n        similarities["hubs out"][findable] = metrics.hubs_out(s[findable], TAU)\n', "test_evaluate.py"),
+    ("together: back by the same translator", "evaluate.py", "DIRECTIONS[1 - DIRECTIONS.index(direction)]", "direction", "test_evaluate.py"),
+    ("together: seed 0 for all ways back", "scores.py", "zip(seeds, z_hats, c_hats, strict=False)", "zip(seeds, z_hats, c_hats[:1] * len(z_hats), strict=False)", "test_evaluate.py"),
+    ("together: no cosine is a gap", "scores.py", "if column not in present]", "if any(column not in row for row in rows)]", "test_evaluate.py"),
 ]  # fmt: skip
 
 

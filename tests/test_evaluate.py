@@ -28,10 +28,12 @@ import metrics
 import runs
 import scores
 import train
-from ddim_translator import Translator, gamma_star
+from closed_form import gamma_star
+from ddim_translator import Translator
 from errors import DataError, DeviceError, RunError
 from latents import DIRECTIONS, Latents
 
+TOGETHER = ["ours", "ridge", "knn", "mlp"]  # methods with the rows "both ways" and "hubs out"
 KEYS = "task direction method cosine centred_cosine unrelated_cosine r1 r5 r10 pool seed".split()
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -381,6 +383,103 @@ def test_unrelated_rows_share_no_target():
 
 
 # ---------------------------------------------------------------------------------------------
+# Two translators together
+
+
+def test_two_translators_rank_the_pool(latents, monkeypatch):
+    """Items outside the pool are ranked, or hubs are looked for among answerable queries alone."""
+    test = scores.TestSet(latents, "text->image", latents.full, 100, 3)
+    z_hat, c_hat = normal(8, 3, seed=7), normal(3, 5, seed=8)
+    seen, real = [], metrics.hubs_out
+    monkeypatch.setattr(metrics, "hubs_out", lambda s, tau: seen.append((s, tau)) or real(s, tau))
+    got = test.score_together(z_hat, c_hat)
+    items = test.z[test.pool]
+    S = cosine_similarity(z_hat, items) + cosine_similarity(test.c, c_hat)
+    ((s, tau),) = seen
+    np.testing.assert_allclose(s, S, atol=1e-6)  # all eight queries, though two have no answer
+    assert len(test.right) == 6 and 0.05 <= tau <= 0.1
+    share = np.exp(S / tau) / np.exp(S / tau).sum(0)
+    for name, by in {"both ways": S, "hubs out": share}.items():
+        rank = [sum(by[n] >= by[n, right[0]]) for n, right in test.right.items()]
+        want = {f"r{k}": np.mean(np.array(rank) <= k) for k in (1, 5, 10)}
+        assert got[name] == pytest.approx({**want, "pool": 3})
+
+
+def rotated():
+    """An Evaluation of pairs z = c R, where only image->text answers: by z R^T; what it reports."""
+    R = torch.linalg.qr(normal(6, 6))[0]
+    c = normal(40, 6, seed=1)
+    latents = paired(c @ R, c)  # image latents, text latents
+
+    def translate(direction, x, seed):
+        asked.append((direction, seed, len(x)))
+        return x @ R.T if direction == "image->text" else torch.zeros_like(x)
+
+    args = SimpleNamespace(dataset="latents", image_encoder="none", text_encoder="none")
+    run = SimpleNamespace(args=args, translate=translate)
+    fitted = {}
+    for direction, M in {"text->image": R, "image->text": R.T}.items():
+        answers = {"ridge": lambda x, M=M: x @ M}
+        answers |= dict.fromkeys(("mean", "identity"), baselines.identity)
+        fitted[direction] = SimpleNamespace(answers=answers, mean=torch.zeros(6))
+    asked, tables = [], []
+    report = SimpleNamespace(add=lambda rows, note: tables.append(rows))
+    evaluation = SimpleNamespace(
+        run=run, seeds=[0, 1], baselines=fitted, limit=40, pool=15, report=report
+    )
+    evaluate.compare(evaluation, "similarity", "latents", latents, latents.full, together=True)
+    return asked, tables
+
+
+def test_the_pool_is_translated_back_by_the_other_direction():
+    """The gallery goes through the translator of its own queries, whole, or with other noise."""
+    asked, tables = rotated()
+    ours = [(d, s, n) for d in DIRECTIONS for n in (40, 15) for s in (0, 1)]
+    assert sorted(asked) == sorted(ours)
+    for rows in tables:
+        r1 = {(r["method"], r["seed"]): r["r1"] for r in rows}
+        back = rows[0]["direction"] == "image->text"  # the direction that answers by itself
+        for seed in (0, 1):
+            # The other translator, whose answers are 0, adds nothing and takes nothing away.
+            assert r1["ours", seed] == back and r1["ours, both ways", seed] == 1
+            assert r1["ours, hubs out", seed] == 1
+        named = {method for method, _ in r1} - {"ours", "mean", "ridge", "identity", "noise"}
+        assert named == {
+            f"{m}, {end}" for m in ("ours", "ridge") for end in ("both ways", "hubs out")
+        }
+
+
+def test_each_noise_seed_is_paired_with_itself():
+    """The answer of one seed is ranked with the back translation of another one."""
+    seen = []
+    fake = SimpleNamespace(
+        score_together=lambda *pair: seen.append(pair) or {"both ways": {"r1": 1}}
+    )
+    rows = scores.rows_together(
+        "t", "d", fake, {"ours": ([1, 2], [10, 20]), "x": ([3], [30])}, [5, 6]
+    )
+    assert seen == [(1, 10), (2, 20), (3, 30)] and [row["seed"] for row in rows] == [5, 6, 5]
+    fake.score_together = lambda *pair: {"both ways": {"pool": 1}}  # of one item there is no R@k
+    assert scores.rows_together("t", "d", fake, {"ours": ([1], [10])}, [5]) == []
+
+
+def test_rows_without_a_cosine_are_no_gap(capsys):
+    """The table says that test pairs are too few because two translators have R@k only."""
+    alone = {"task": "t", "direction": "d", "method": "ours", "pool": 9}
+    alone |= dict.fromkeys(("cosine", "centred_cosine", "unrelated_cosine", "r1", "r5", "r10"), 0.5)
+    two = {k: v for k, v in alone.items() if "cosine" not in k} | {"method": "ours, hubs out"}
+    scores.print_table([alone, two])
+    text = capsys.readouterr().out
+    assert "not measured" not in text and "all queries" in text
+    assert text.splitlines()[4].split() == "ours, hubs out - - - 0.500 0.500 0.500".split()
+    del alone["unrelated_cosine"]
+    scores.print_table([alone, two])
+    assert "too few: unrelated\n" in capsys.readouterr().out
+    scores.print_table([alone])
+    assert "all queries" not in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------------------------
 # The baselines
 
 
@@ -439,7 +538,7 @@ def test_identity_only_where_widths_agree(h1, h2):
     )
     base = baselines.Baselines(run, "image->text", latents, latents, trained=())
     test = scores.TestSet(latents, "image->text", latents.full, 30, 10)
-    table = evaluate.answers_of(run, test, "image->text", base, [0, 1])
+    table = evaluate.answers_of(run, "image->text", test.c, base, [0, 1])
     always = {"ours", "mean", "ridge"}
     assert set(table) == always | ({"identity", "noise"} if h1 == h2 else set())
     assert len(table["ours"]) == 2 and len(table["ridge"]) == 1
@@ -556,13 +655,19 @@ def table(folder):
         return json.load(f)["rows"]
 
 
-def check(rows, methods, seeded):
-    """Every row is complete and in range, and there are exactly these methods and seeds."""
+def check(rows, methods, seeded, together=()):
+    """Every row is complete and in range, and there are exactly these methods and seeds.
+
+    together: those of the methods that have the two rows of both translators, R@k only."""
+    cosine_keys = ("cosine", "centred_cosine", "unrelated_cosine")
     for row in rows:
-        assert sorted(row) == sorted(KEYS)
-        cosines = [row[k] for k in ("cosine", "centred_cosine", "unrelated_cosine")]
-        assert all(-1 <= x <= 1 for x in cosines)
+        of_two = row["method"].endswith((", both ways", ", hubs out"))
+        assert sorted(row) == sorted(set(KEYS) - set(cosine_keys if of_two else ()))
+        assert all(-1 <= row[k] <= 1 for k in cosine_keys if not of_two)
         assert 0 <= row["r1"] <= row["r5"] <= row["r10"] <= 1 and row["pool"] >= 1
+    for name in ("both ways", "hubs out"):
+        methods = [*methods, *(f"{m}, {name}" for m in together)]
+        seeded = [*seeded, *(f"{m}, {name}" for m in together if m in seeded)]
     for direction in DIRECTIONS:
         found = [(r["method"], r["seed"]) for r in rows if r["direction"] == direction]
         expected = [(m, s) for m in methods for s in (range(3) if m in seeded else [0])]
@@ -572,15 +677,15 @@ def check(rows, methods, seeded):
 def test_train_ends_with_a_first_look(trained):
     """train.py leaves no table, or trains baselines that nobody asked for."""
     first = [r for r in table(trained[0]) if r["task"] == "similarity"]
-    check(
-        [r for r in first if r["method"] not in ("knn", "mlp")], ["ours", "mean", "ridge"], ["ours"]
-    )
+    quick = [r for r in first if r["method"].split(",")[0] not in ("knn", "mlp")]
+    check(quick, ["ours", "mean", "ridge"], ["ours"], ["ours", "ridge"])
 
 
 def test_every_method_and_direction_has_its_rows(evaluated):
     """A row of the tables is missing, lacks a number, or holds one that cannot be."""
     rows = {task: [r for r in table(evaluated) if r["task"] == task] for task in evaluate.TASKS}
-    check(rows["similarity"], ["ours", "mean", "ridge", "knn", "mlp"], ["ours"])
+    methods = ["ours", "mean", "ridge", "knn", "mlp"]
+    check(rows["similarity"], methods, ["ours"], TOGETHER)
     both = ["ddim only", "both, gamma 1", "both"]
     check(rows["ablation"], ["projection only", *both], both)
 
@@ -760,9 +865,9 @@ def test_glyph_tables_are_complete(glyph_run):
     assert set(rows) == {"similarity", "bare", "cross-domain glyphs-stix", "ablation"}
     del rows["ablation"]
     methods = ["ours", "mean", "ridge", "knn", "mlp", "identity", "noise"]
-    for same_methods in rows.values():
-        check(same_methods, methods, ["ours", "noise"])
-    cosines = [tuple(r["cosine"] for r in rows[task]) for task in rows]
+    for task, same_methods in rows.items():
+        check(same_methods, methods, ["ours", "noise"], TOGETHER if task == "similarity" else ())
+    cosines = [tuple(r["cosine"] for r in rows[task] if "cosine" in r) for task in rows]
     assert len(set(cosines)) == 3  # three different tests
 
 
@@ -787,10 +892,11 @@ def test_green_frames_are_the_right_images(glyph_run):
     split, green = data.load("glyphs", None, "test"), (50 / 255, 205 / 255, 50 / 255, 1)
     captions = list(split.captions)
     lines = lines_of(glyph_run[1]["retrieval"])
-    assert [ax.get_title("left") for ax in lines[0][1][::5]] == ["ours", "ridge", "identity"]
+    methods = ["ours", "ours, both ways", "ridge", "identity"]
+    assert [ax.get_title("left") for ax in lines[0][1][::5]] == methods
     for caption, axes in lines:
         truth = split.images.pixels[captions.index(caption)]
-        assert len(axes) == 3 * 5  # ours, ridge, identity
+        assert len(axes) == 4 * 5
         for ax in axes:
             same = np.array_equal(ax.images[0].get_array(), truth)
             framed = ax.spines["left"].get_edgecolor() == green

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_data import CLASSES, NAMES
-from test_evaluate import check, not_blank, table
+from test_evaluate import TOGETHER, check, not_blank, table
 
 import baselines
 import data
@@ -195,7 +195,7 @@ def test_tables_are_complete(runs, name):
     equal = len(set(WIDTHS[name])) == 1
     rows = {t: [r for r in table(out) if r["task"] == t] for t in ("similarity", "ablation")}
     baselines = ["mean", "ridge", "knn", "mlp"] + ["identity", "noise"] * equal
-    check(rows["similarity"], ["ours", *baselines], ["ours", "noise"])
+    check(rows["similarity"], ["ours", *baselines], ["ours", "noise"], TOGETHER)
     both = ["ddim only", "both, gamma 1", "both"]
     check(rows["ablation"], ["projection only", *both], both)
     assert table(out) == finite_json(out, "translation.json")["rows"] == sum(rows.values(), [])

@@ -8,6 +8,7 @@ import torch
 from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
 
 import metrics
 
@@ -433,3 +434,103 @@ def test_errors_are_one_line(call):
     with pytest.raises(ValueError) as error:
         call()
     assert "\n" not in str(error.value) and len(str(error.value)) < 160
+
+
+# --------------------------------------------------------------------------------------------------
+# two translators together
+
+
+def unit(x):
+    return x / max(np.linalg.norm(x), 1e-12)
+
+
+def normal(*shape, seed=0):
+    return torch.from_numpy(rng(seed).normal(size=shape)).float()
+
+
+def test_both_ways_is_the_sum_of_two_cosines():
+    """A dot product, one cosine alone, or a translation of the wrong side is ranked by."""
+    c, z = 3 * normal(6, 4), 5 * normal(9, 7, seed=1)
+    z_hat, c_hat = 2 * normal(6, 7, seed=2), normal(9, 4, seed=3) / 4
+    z_hat[2], c_hat[5] = 0, 0  # no direction: cosine 0 with everything
+    want = np.empty((6, 9))
+    for n in range(6):
+        for i in range(9):
+            want[n, i] = unit(z_hat[n].numpy()) @ unit(z[i].numpy())
+            want[n, i] += unit(c[n].numpy()) @ unit(c_hat[i].numpy())
+    np.testing.assert_allclose(metrics.both_ways(c, z, z_hat, c_hat), want, atol=1e-6)
+
+
+def test_inverse_rotations_agree():
+    """Translators that undo each other say the same thing twice; here another order comes out."""
+    R = torch.linalg.qr(normal(5, 5))[0]
+    c, z = normal(40, 5, seed=1), normal(30, 5, seed=2)
+    S = metrics.both_ways(c, z, c @ R, z @ R.T)  # z_hat(c) = c R, c_hat(z) = z R^T
+    one_way = torch.cosine_similarity((c @ R)[:, None], z[None], dim=2)
+    torch.testing.assert_close(S, 2 * one_way, atol=1e-5, rtol=0)
+    right = [[n % 30] for n in range(40)]
+    assert metrics.ranks_of(S, right).tolist() == metrics.ranks(c @ R, z, right).tolist()
+
+
+def test_ranks_of_is_ranks():
+    """A matrix is ranked by another rule than two lists of vectors, or is changed by ranking."""
+    q, g, right = normal(40, 7), normal(23, 7, seed=1), [[n % 23, n % 5] for n in range(40)]
+    S = torch.nn.functional.normalize(q) @ torch.nn.functional.normalize(g).T
+    before = S.clone()
+    assert metrics.ranks_of(S, right).tolist() == metrics.ranks(q, g, right).tolist()
+    assert torch.equal(S, before)
+    tie = torch.tensor([[0.5, 0.5, 0.1], [0.5, 0.5, 0.5], [0.1, 0.5, 0.5]])
+    assert metrics.ranks_of(tie, [[0], [1], [1, 2]]).tolist() == [2, 3, 1]
+
+
+def test_hubs_out_by_hand():
+    """A hub keeps its place, or what is taken off is not the softmax over the queries."""
+    # Item 0 is a hub: the nearest one to every query. Similarities are tau log(...), tau = 0.5.
+    S = 0.5 * torch.tensor([[8.0, 1, 1], [4, 2, 1], [4, 1, 2]]).log()
+    share = torch.tensor([[8 / 16, 1 / 4, 1 / 4], [4 / 16, 2 / 4, 1 / 4], [4 / 16, 1 / 4, 2 / 4]])
+    right = [[0], [1], [2]]
+    assert metrics.ranks_of(S, right).tolist() == [1, 2, 2]
+    before, out = S.clone(), metrics.hubs_out(S, 0.5)
+    torch.testing.assert_close((out / 0.5).exp(), share)
+    assert metrics.ranks_of(out, right).tolist() == [1, 1, 1] and torch.equal(S, before)
+    # A small tau: the item's greatest similarity to any query is taken off, and nothing overflows.
+    torch.testing.assert_close(metrics.hubs_out(S, 1e-3), S - S.max(0).values, atol=1e-3, rtol=0)
+
+
+def test_hubs_out_item_by_item():
+    """Items of the second chunk get the hubs of the first, or sums run over items."""
+    S = normal(30, 600)
+    want = S.double() - 0.1 * logsumexp(S.double() / 0.1, axis=0)
+    np.testing.assert_allclose(metrics.hubs_out(S, 0.1), want, atol=1e-6)
+
+
+def test_ties_stay_ties_without_hubs():
+    """Rounding tells items apart that are alike, and a collapsed model is right by luck."""
+    of = torch.from_numpy(rng().integers(0, 60, 601))  # 601 items, of which many are twins
+    out = metrics.hubs_out(normal(50, 60)[:, of], 0.1)
+    for item in range(60):
+        twins = out[:, of == item]
+        assert (twins == twins[:, :1]).all()
+    every = [[n] for n in range(20)]
+    assert metrics.ranks_of(metrics.hubs_out(torch.ones(20, 20), 0.1), every).tolist() == [20] * 20
+    alone = metrics.hubs_out(normal(1, 20), 0.1)  # one query has no others to be compared with
+    assert metrics.ranks_of(alone, [[3]]).tolist() == [20]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: metrics.ranks_of(torch.ones(2, 3), [[0]]),
+        lambda: metrics.ranks_of(torch.ones(2, 3), [[0], []]),
+        lambda: metrics.ranks_of(torch.full((1, 3), NAN), [[0]]),
+        lambda: metrics.hubs_out(torch.full((1, 3), NAN), 0.1),
+        lambda: metrics.both_ways(normal(2, 3), normal(4, 5), normal(2, 3), normal(4, 3)),
+        lambda: metrics.both_ways(normal(2, 3), normal(4, 5), normal(2, 5), normal(4, 5)),
+        lambda: metrics.both_ways(normal(2, 3), normal(4, 5), normal(1, 5), normal(4, 3)),
+        lambda: metrics.both_ways(normal(2, 3), normal(4, 5), normal(2, 5), normal(1, 3)),
+    ],
+)
+def test_both_ways_refuses_what_does_not_fit(call):
+    """Translations of other queries, or of another pool, are ranked as if they belonged here."""
+    with pytest.raises(ValueError):
+        call()
