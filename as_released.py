@@ -66,7 +66,7 @@ class Released(Translator):
             self.recon_rows = slice(None)
 
     def fit(self, found, lam=1e-6):
-        # With a closed form, M would not feel what these switches do to it.
+        # train.py refuses it before it comes to this; others may build a network without asking.
         if self.objective != "joint" and {"bias", "zscore"} & set(self.on):
             raise ValueError("the switches bias and zscore need --objective joint")
         super().fit(found, lam)
