@@ -15,7 +15,7 @@ from theory import gamma as G
 from theory import gamma_four_numbers as four_numbers
 from theory import gamma_samples, gamma_table7, report
 
-VERDICTS = {f"G{i}": "needs a condition" for i in range(1, 10)}
+VERDICTS = {f"G{i}": "needs a condition" for i in range(1, 11)}
 VERDICTS |= {key: "fails" for key in ("G4", "G6")}
 
 
@@ -339,3 +339,67 @@ def test_figure_marks_the_papers_choices():
     marked = [{tuple(line.get_xdata()) for line in ax.lines} for ax in (one, three)]
     assert (1, 1) in marked[0] and (5, 5) in marked[1]
     assert any(list(line.get_ydata()) == [0.628, 0.628] for line in two.lines)
+
+
+# -- rows of length 1 / sqrt(B)
+
+
+def test_rows_of_one_over_root_B_hardly_count():
+    """Otherwise an F with Normalize over the whole batch does more, or less, than G10 says."""
+    printed = {"text": 0.0008, "image": 0.0034}
+    for direction, gain in printed.items():
+        assert gamma_table7.gain(direction) == pytest.approx(gain, abs=1e-9)
+        assert gamma_table7.useless(direction, 1.0) < -0.06
+        for B in (gamma_table7.TABLES, gamma_table7.TRAINING):
+            assert -0.001 < gamma_table7.useless(direction, B**0.5) < 0
+        least, most = gamma_table7.reach(direction, gamma_table7.TABLES**0.5)
+        assert -0.005 < least < gain < most < 0.0155
+    # A batch whose rows are unit vectors times 1 / sqrt(B) is the formula itself.
+    assert gamma_table7.whole_batch_error(B=64, spread=0.0) < 1e-12
+    assert gamma_table7.whole_batch_error(B=4096, spread=0.3, seed=5) < 1e-4
+
+
+def test_whole_batch_is_no_normalize_of_rows():
+    """Otherwise rows have length 1, or one row's length depends on the number of columns."""
+    x = gamma_table7.whole_batch(np.array([[3.0, 0.0], [0.0, 4.0]]))
+    assert np.allclose(x, [[0.6, 0.0], [0.0, 0.8]])
+    many = gamma_table7.whole_batch(np.random.default_rng(22).standard_normal((2048, 400)))
+    length = np.linalg.norm(many, axis=1)
+    assert (length**2).sum() == pytest.approx(1)
+    assert length.mean() == pytest.approx(2048**-0.5, rel=2e-3)
+
+
+@pytest.mark.parametrize("length", [1.0, 16.0, 45.0])
+@pytest.mark.parametrize("direction", gamma_table7.TABLE)
+def test_reach_bounds_every_F(direction, length):
+    """Otherwise some vectors with the table's c1 and q move the cosine further."""
+    q, c1, _ = gamma_table7.TABLE[direction]
+    least, most = gamma_table7.reach(direction, length)
+    # All F with cos(z, F) = q, by the angle at which they stand around z = e_1.
+    angle = np.linspace(0, 2 * np.pi, 2001)
+    z, cM = np.eye(3)[0], length * c1 * np.array([c1, (1 - c1**2) ** 0.5, 0])
+    around = (1 - q**2) ** 0.5
+    F = np.stack([q + 0 * angle, around * np.cos(angle), around * np.sin(angle)], 1)
+    added = row_cosine(z + 0 * F, cM + F) - c1
+    assert added.min() == pytest.approx(least, abs=1e-6)
+    assert added.max() == pytest.approx(most, abs=1e-6)
+    # The one with q = c1 kappa is among them.
+    kappa = row_cosine(cM + 0 * F, F)
+    rising = slice(1000, None, -1)  # from the far side of z to cM's: kappa grows
+    found = np.interp(q / c1, kappa[rising], added[rising])
+    assert found == pytest.approx(gamma_table7.useless(direction, length), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        lambda x: x / np.linalg.norm(x, axis=1, keepdims=True),  # rows, as printed
+        lambda x: x / np.abs(x).sum(),  # sums, not squares
+        lambda x: x / np.linalg.norm(x) ** 2,  # without the root
+    ],
+)
+def test_a_wrong_normalize_fails_the_claim(bug, monkeypatch):
+    """Otherwise G10 would be true of any Normalize."""
+    assert gamma_table7.claim_G10().corrected_holds
+    monkeypatch.setattr(gamma_table7, "whole_batch", bug)
+    assert not gamma_table7.claim_G10().corrected_holds

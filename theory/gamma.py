@@ -2,13 +2,14 @@
 gamma.py: how much F may weigh in z_hat = c M + gamma F, and what F is worth in cosine.
 
 MT adds a diffusion sample F, of length 1, to a linear map of the condition, with gamma = 1 "chosen
-empirically" (4.3) and guidance 5, and reports that both terms together are best (Table 7). Nine
+empirically" (4.3) and guidance 5, and reports that both terms together are best (Table 7). Ten
 checks say when that can be so, and what a user should do instead: measure gamma (--gamma auto),
 average samples (--K), and be careful with omega.
 
     gamma_four_numbers.py   G1  gamma = 1 in the paper's own model    G2  where F helps at 1
                             G3  Eq. 21 without its conditions         G9  samples that differ
     gamma_table7.py         G4  Eq. 16 against Table 7                G5  gamma = 1 against Table 7
+                            G10 an F of length 1 / sqrt(B)
     gamma_samples.py        G6  one sample, K samples, their mean     G7  F after a good c M
                             G8  guidance
 
@@ -37,7 +38,7 @@ from theory.gamma_table7 import C1, Q, bound
 
 
 def claims():
-    """All nine, in the order of the README's table."""
+    """All ten, in the order of the README's table."""
     return [
         # gamma, by geometry alone
         four_numbers.claim_G1(),
@@ -50,6 +51,8 @@ def claims():
         gamma_samples.claim_G7(),
         gamma_samples.claim_G8(),
         four_numbers.claim_G9(),
+        # what gamma = 1 was, in the authors' code
+        gamma_table7.claim_G10(),
     ]
 
 
