@@ -35,6 +35,7 @@ Letters  Q queries   N images   h1 = dim c   h2 = dim z
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -271,17 +272,20 @@ def ablation(evaluation):
     run, seeds = evaluation.run, evaluation.seeds
     for direction in DIRECTIONS:
         test_set = evaluation.test_set(direction)
-        auto = run.gamma[direction]
-        scale = run.translators[direction].z_scale.cpu()
+        auto, length = run.gamma[direction], run.length[direction]
+        net = run.translators[direction]
+        scale = net.z_scale.cpu()
+        # Alone, F needs a length, for the centred cosine: that of a typical z about its mean.
+        alone = math.sqrt(net.h2) / scale
         # The two terms are computed once a seed, in scaled units; what follows only mixes them.
         # c M is the same for every seed: chance is in F alone.
         terms = [run.terms(direction, test_set.c, seed) for seed in seeds]
         cM, _ = terms[0]
         answers = {
             "projection only": [cM / scale],
-            "ddim only": [F / scale for _, F in terms],
+            "ddim only": [alone * F for _, F in terms],
             "both, gamma 1": [(cM + 1.0 * F) / scale for cM, F in terms],
-            "both": [(cM + auto * F) / scale for cM, F in terms],
+            "both": [length * (cM + auto * F) / scale for cM, F in terms],
         }
         mean = evaluation.baselines[direction].mean
         rows = rows_of(evaluation.label("ablation"), direction, test_set, answers, mean, seeds)

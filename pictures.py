@@ -22,7 +22,6 @@ import textwrap
 
 import numpy as np
 import torch
-import torch.nn.functional as fn
 from matplotlib.figure import Figure
 
 import metrics
@@ -203,11 +202,7 @@ def answers_to_draw(evaluation, c, z, samples):
     columns = {"true, decoded": z}
     columns["ridge"] = evaluation.baselines["text->image"].answers["ridge"](c)
 
-    # F of Eq. 5 is normalised, so z_hat is a direction without a length, and a decoder needs one:
-    # it is lent by the mean of K samples, which has not been normalised.
-    mean = net.sample(c_there, K=run.args.K, **how).cpu()  # (n, h2)
-    length = mean.norm(dim=1, keepdim=True)  # (n, 1)
-    columns["ours, z_hat"] = fn.normalize(run.translate("text->image", c)) * length
+    columns["ours, z_hat"] = run.translate("text->image", c)
 
     # What a table of cosines cannot show: other noise, another answer to the same caption.
     for n in range(samples):
