@@ -1,5 +1,6 @@
 """
-tables/released.py: which flags make a row, and what stands in it. Nothing is trained here.
+tables/released.py: which flags make a row, and what stands in it; and that no published cosine is
+printed without what a constant has there. Nothing is trained here.
 Run: pytest tests/test_released_table.py
 """
 
@@ -13,11 +14,12 @@ import pytest
 import torch
 import torch.nn.functional as fn
 
+import evaluate
 import train
 from as_released import SWITCHES
 from errors import RunError
 from latents import DIRECTIONS
-from tables import released
+from tables import encoder_pairs, released
 
 ARGS = released.parse(["--limit", "40"])
 # What differs between printed and released in the arguments of train.py, and so between rows.
@@ -159,3 +161,34 @@ def test_a_slip_is_told_before_anything_is_trained(monkeypatch):
     for argv in ("--steps 0", "--limit 0", "--seeds 0"):
         with pytest.raises(SystemExit):
             released.parse(argv.split())
+
+
+def test_a_constant_stands_beside_published_cosines():
+    """Otherwise 0.8394 looks like much, or a constant has another direction's or set's number."""
+    clip = "clip:ViT-B-32-quickgelu"
+    args = SimpleNamespace(dataset="coco", image_encoder=clip, text_encoder=clip)
+    run = SimpleNamespace(args=args)
+    known = {"text->image": ("0.8233", "0.6893"), "image->text": ("0.8394", "0.7158")}
+    for direction, (published, constant) in known.items():
+        note = evaluate.paper_note(run, "coco", direction)
+        assert re.findall(r"0\.\d+", note) == [published, constant]
+        assert evaluate.TABLE_7[direction].endswith(f"both {published}; a constant {constant}")
+        # Of CelebA the authors have no means: COCO's constant is not one of that set.
+        assert len(re.findall(r"0\.\d+", evaluate.paper_note(run, "celeba", direction))) == 1
+    args.image_encoder = "clip:ViT-L-14-quickgelu"
+    assert evaluate.paper_note(run, "coco", "text->image") == ""
+
+
+def test_a_constant_stands_beside_table_3(capsys):
+    """Otherwise an encoder has the constant of the other side, or of another encoder."""
+    rows = [
+        {"method": method, "direction": direction, "cosine": 0.5}
+        for method in ("ours", "mean", "ridge")
+        for direction in DIRECTIONS
+    ]
+    encoder_pairs.print_table_3({pair: rows for pair in encoder_pairs.TABLE_3}, "coco")
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    found = [re.findall(r"\[(.*?)\]", line) for line in lines]
+    assert found[0] == ["0.8192, 0.5937", "0.7765, 0.7100"]
+    assert found[1] == ["0.7796, 0.5937", "0.9745"]
+    assert found[2] == ["0.5207", "0.7917"]
