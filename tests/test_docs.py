@@ -13,7 +13,7 @@ import evaluate
 import evaluate_bridge
 import train
 import train_bridge
-from tables import captioning, encoder_pairs, few_pairs, lddbm, released, small_clip, text_to_image
+from tables import captioning, encoder_pairs, lddbm, released, small_clip, text_to_image
 
 ROOT = Path(train.__file__).parent
 README, RESULTS, PAPERS, ASSIGNMENTS = (
@@ -35,7 +35,7 @@ TABLES = {  # the names that reproduce.py hands on
     "text-to-image": text_to_image.parse,
     "encoder-pairs": encoder_pairs.parse,
     "small-clip": small_clip.parse,
-    "few-pairs": few_pairs.parse,
+    "training-seeds": training_seeds.parse,
     "as-released": released.parse,
 }
 

@@ -1,6 +1,6 @@
 """
---pairs and tables/few_pairs.py: which pairs a run keeps, and that its baselines keep the same.
-Run: pytest tests/test_few_pairs.py
+--pairs and tables/training_seeds.py: which pairs a run keeps, and that its baselines keep the same.
+Run: pytest tests/test_training_seeds.py
 """
 
 import json
@@ -15,7 +15,7 @@ import runs
 import train
 from errors import RunError
 from latents import Latents
-from tables import few_pairs
+from tables import training_seeds
 
 
 def latents(N=40, bare=9):
@@ -79,7 +79,7 @@ def test_table(monkeypatch, tmp_path, capsys):
         assert args.seeds == 1
         rows = []
         for direction in evaluate.DIRECTIONS:
-            for n, method in enumerate(few_pairs.METHODS):
+            for n, method in enumerate(training_seeds.METHODS):
                 scores = {"cosine": cosine[seed] - n / 10, "centred_cosine": 0.1, "r1": 0.2}
                 row = {"task": "similarity", "direction": direction, "method": method, "seed": 0}
                 rows.append(row | scores)
@@ -87,19 +87,19 @@ def test_table(monkeypatch, tmp_path, capsys):
         return SimpleNamespace(report=SimpleNamespace(rows=rows))
 
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "few").mkdir(parents=True)
+    (tmp_path / "runs" / "seeds").mkdir(parents=True)
     for seed in range(3):
         (tmp_path / f"seed {seed}").mkdir()
-    monkeypatch.setattr(few_pairs, "trained_run", fake_run)
+    monkeypatch.setattr(training_seeds, "trained_run", fake_run)
     monkeypatch.setattr(evaluate, "open_evaluation", fake_evaluation)
     monkeypatch.setattr(evaluate, "similarity", lambda evaluation: None)
-    few_pairs.main(["--pairs", "700", "--steps", "20"])
-    assert asked == [(700, s, f"runs/few/700-pairs-seed{s}", 20) for s in range(3)]
+    training_seeds.main(["--pairs", "700", "--steps", "20"])
+    assert asked == [(700, s, f"runs/seeds/700-seed{s}", 20) for s in range(3)]
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     ours = [line for line in lines if line[:1] == ["ours"]]
     std = np.std(list(cosine.values()), ddof=1)
     assert len(ours) == 2 and ours[0][1:4] == ["0.600", "+-", f"{std:.3f}"]
-    with open("runs/few/700-pairs.json") as f:
+    with open("runs/seeds/700.json") as f:
         rows = json.load(f)["rows"]
-    assert len(rows) == 3 * 2 * len(few_pairs.METHODS)
+    assert len(rows) == 3 * 2 * len(training_seeds.METHODS)
     assert {row["seed"] for row in rows} == {0, 1, 2}
