@@ -21,7 +21,8 @@ from closed_form import gamma_star
 from theory.gamma_four_numbers import best_cosine, cosine, vectors
 from theory.report import NEEDS, Claim, listed
 
-# Of F alone ("w/o Projection"), of c M alone ("w/o DDIM"), of both.
+# Of F alone ("w/o Projection"), of c M alone ("w/o DDIM"), of both. The best constant answer, the
+# mean of all z, has 0.7158 and 0.6893 on these latents, by the means that the authors published.
 TABLE = {"text": (0.6280, 0.8386, 0.8394), "image": (0.6155, 0.8199, 0.8233)}
 Q, C1, _ = TABLE["text"]
 
