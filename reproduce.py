@@ -19,7 +19,15 @@ import evaluate_bridge
 from checkpoints import read_run
 from errors import RunError, run_script
 from scores import at_work
-from tables import captioning, encoder_pairs, lddbm, released, small_clip, text_to_image
+from tables import (
+    captioning,
+    encoder_pairs,
+    lddbm,
+    released,
+    small_clip,
+    text_to_image,
+    training_seeds,
+)
 
 # --------------------------------------------------------------------------------------------------
 # The list

@@ -13,7 +13,15 @@ import evaluate
 import evaluate_bridge
 import train
 import train_bridge
-from tables import captioning, encoder_pairs, lddbm, released, small_clip, text_to_image
+from tables import (
+    captioning,
+    encoder_pairs,
+    lddbm,
+    released,
+    small_clip,
+    text_to_image,
+    training_seeds,
+)
 
 ROOT = Path(train.__file__).parent
 README, RESULTS, PAPERS, ASSIGNMENTS = (
