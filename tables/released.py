@@ -103,6 +103,8 @@ def argv_of(variant, args):
     # "lam1, lam2" -> "lam1-lam2": a folder's name has no commas.
     name = variant.name.replace(", ", "-").replace(" ", "-")
     argv = ["--dataset", "glyphs", "--out", f"runs/released/{name}", *variant.flags.split()]
+    # A row that is stopped on the way goes on from its last checkpoint.
+    argv += ["--save-every", "100"]
     for flag in ("steps", "width", "layers"):
         argv += [f"--{flag}", str(getattr(args, flag))]
     return argv
