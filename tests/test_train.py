@@ -5,10 +5,12 @@ Every run is real and tiny: 600 pairs of vectors (11 and 7 numbers) through `--d
 Run: pytest tests/test_train.py
 """
 
+import argparse
 import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,15 @@ import pytest
 import torch
 
 import checkpoints
+import devices
 import latents
 import runs
 import train
 from errors import InputError, RunError
 
 ROOT = Path(train.__file__).parent
+CPU = torch.device("cpu")
+LOOKS_FOR_AMX = devices.cpu_multiplies_bf16  # itself, before conftest.py pins its answer
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +54,13 @@ def flags(pair_files, tmp_path, monkeypatch):
     return make
 
 
+def arguments(argv, pairs=540):
+    """The arguments of a run, with the defaults that a set of one's own gets when it is read."""
+    args = train.parse(argv)
+    train.fit_to_data(args, train.FLAGS, pairs, CPU)
+    return args
+
+
 def weights(folder, which="net"):
     sides = checkpoints.load_checkpoint(str(folder / "model.pt"))["learners"]
     return {f"{d} {k}": v for d, side in sides.items() for k, v in side[which].items()}
@@ -64,10 +76,12 @@ def same(a, b, exact=True, **tolerance):
 # -- reproducible, resumable
 
 
-@pytest.mark.parametrize("kill_at", [1, 5, 8, 11])
-def test_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, kill_at):
-    """Otherwise randomness, optimiser, EMA or dropout depend on more than (seed, step)."""
-    train.main(flags("--dropout 0.2", "whole"))
+@pytest.mark.parametrize("kill_at, dropout", [(1, 0.2), (5, 0), (8, 0.2), (11, 0)])
+def test_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, kill_at, dropout):
+    """Otherwise randomness, optimiser, EMA or dropout depend on more than (seed, step). Without
+    dropout the directions are trained side by side."""
+    dropout = f"--dropout {dropout}"
+    train.main(flags(dropout, "whole"))
     real, count = train.train_step, [0]
 
     def dies(*args, **kw):
@@ -78,10 +92,10 @@ def test_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, kill_at):
 
     monkeypatch.setattr(train, "train_step", dies)
     with pytest.raises(KeyboardInterrupt):
-        train.main(flags("--dropout 0.2", "killed"))
+        train.main(flags(dropout, "killed"))
     monkeypatch.setattr(train, "train_step", real)
     resume = "--resume" if kill_at >= 5 else ""  # before the first checkpoint there is nothing
-    train.main(flags(f"--dropout 0.2 {resume}", "killed"))
+    train.main(flags(f"{dropout} {resume}", "killed"))
     for which in ("net", "ema"):
         assert same(weights(tmp_path / "whole", which), weights(tmp_path / "killed", which))
     log = [(tmp_path / run / "log.csv").read_text().splitlines() for run in ("whole", "killed")]
@@ -103,19 +117,16 @@ def test_training_learns(flags, tmp_path):
     for direction, most in (("text->image", 0.8), ("image->text", 0.6)):
         losses = [float(r[4]) for r in rows if r[1] == direction]
         assert losses[-1] < most * losses[0]
-    gamma = [
-        s["gamma"]
-        for s in checkpoints.load_checkpoint(str(tmp_path / "run" / "model.pt"))[
-            "learners"
-        ].values()
-    ]
-    assert all(0 < g < 1e4 for g in gamma)
+    learners = checkpoints.load_checkpoint(str(tmp_path / "run" / "model.pt"))["learners"]
+    gamma = {direction: side["gamma"] for direction, side in learners.items()}
+    # Texts are a bent function of images; images are none of texts, and F need not help.
+    assert 0.1 < gamma["image->text"] < 1e4 and 0 <= gamma["text->image"] < 1e4
 
 
 def test_batches_are_shares_of_one_global_batch(flags):
     """Otherwise two processes train on other pairs or noises than one process would."""
-    args = train.parse(flags())
-    latents = runs.load_latents(args, torch.device("cpu"), 0, 1)[2]
+    args = arguments(flags())
+    latents = runs.load_latents(args, CPU, 0, 1).train
     whole = runs.draw_batch(latents, "text->image", 3, args)
     half = runs.draw_batch(latents, "text->image", 3, args, slice(16, 32))
     for a, b in zip((*whole[:2], *whole[2]), (*half[:2], *half[2]), strict=True):
@@ -141,8 +152,8 @@ def test_bare_names_are_asked_but_never_answered():
 
 def test_two_processes_equal_one(flags, tmp_path):
     """Otherwise gradients are summed, not averaged, or the batch is not split: same weights."""
-    one = flags("--seed 3", "one") + ["--device", "cpu"]
-    two = flags("--seed 3", "two") + ["--device", "cpu"]
+    one = flags("--seed 3 --amp off", "one") + ["--device", "cpu"]
+    two = flags("--seed 3 --amp off", "two") + ["--device", "cpu"]
     train.main(one)
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     port = ["--master_port", str(20_000 + os.getpid() % 20_000)]
@@ -180,13 +191,12 @@ def test_mixed_precision_trains(flags, tmp_path, amp):
 
 def test_fp16_overflow_skips_the_step(flags):
     """Otherwise one overflow writes Inf into the weights."""
-    args = train.parse(flags("--amp fp16"))
-    device = torch.device("cpu")
-    latents = runs.load_latents(args, device, 0, 1)[2]
-    side = train.Learner("text->image", latents, args, device)
+    args = arguments(flags("--amp fp16"))
+    found = runs.load_latents(args, CPU, 0, 1)
+    side = train.Learner("text->image", found.train, found.val, args, CPU)
     before = {k: v.clone() for k, v in side.net.state_dict().items()}
-    c, z, noise = runs.draw_batch(latents, "text->image", 0, args)
-    train.train_step(side, (c, z * 1e9, noise), 0, args, device)
+    c, z, noise = runs.draw_batch(found.train, "text->image", 0, args)
+    train.train_step(side, (c, z * 1e9, noise), 0, args, CPU)
     assert same(before, side.net.state_dict())
 
 
@@ -242,7 +252,7 @@ def test_bad_checkpoint_is_one_line(tmp_path, what):
 def test_resume_refuses_other_settings(flags, tmp_path):
     """Otherwise half a run is trained with one learning rate and half with another."""
     train.main(flags())
-    with pytest.raises(RunError, match=r"--lr was 0\.0001, now 0\.5"):
+    with pytest.raises(RunError, match=r"--lr was 0\.004, now 0\.5"):
         train.main(flags("--resume --lr 0.5"))
     with pytest.raises(RunError, match="--overwrite replaces"):
         train.main(flags())
@@ -293,3 +303,219 @@ def test_learning_rate():
     rates = [runs.learning_rate(s, glyphs) for s in range(glyphs.steps)]
     assert rates[0] < 0.02 * glyphs.lr and max(rates) > 0.98 * glyphs.lr
     assert rates.index(max(rates)) == 99 and rates[-1] < 1e-5 * glyphs.lr
+
+
+# -- the average and the best checkpoint
+
+
+def test_ema_decay():
+    """Otherwise the average of a short run is still its random beginning."""
+    paper = train.parse(["--dataset", "coco"])
+    assert runs.ema_decay(0, paper) == 0.1 and runs.ema_decay(90, paper) == 0.91
+    assert runs.ema_decay(89_980, paper) < 0.9999 == runs.ema_decay(89_990, paper)
+    assert runs.ema_decay(10**6, paper) == 0.9999
+    released = train.parse(["--preset", "as-released"])
+    assert runs.ema_decay(500, released) == 0.0  # the weights themselves
+
+
+@pytest.fixture
+def rising_and_falling(flags, monkeypatch):
+    """A learner whose validation cosine is best at the third of five looks, and the marks that its
+    averaged weights bear at each look."""
+    args = arguments(flags())
+    args.amp = "off"
+    found = runs.load_latents(args, CPU, 0, 1)
+
+    def make():
+        torch.manual_seed(0)
+        return train.Learner("text->image", found.train, found.val, args, CPU)
+
+    cosines = {1.0: 0.1, 2.0: 0.3, 3.0: 0.6, 4.0: 0.5, 5.0: 0.4}
+    real = train.Learner.measure
+
+    def measure(self, limit, K):
+        mark = self.ema.module.net.last.bias[0].item()
+        return *real(self, limit, K)[:2], cosines[mark]
+
+    monkeypatch.setattr(train.Learner, "measure", measure)
+
+    def look(learner, number):
+        with torch.no_grad():
+            learner.ema.module.net.last.bias.fill_(number)
+        learner.check(10 * number)
+
+    return make, look
+
+
+def test_the_best_checkpoint_is_kept(rising_and_falling):
+    """Otherwise a run that learns few pairs by heart ends with what it has at the end."""
+    make, look = rising_and_falling
+    learner = make()
+    for number in (1, 2, 3, 4, 5):
+        look(learner, number)
+    assert (learner.best["cosine"], learner.best["step"]) == (0.6, 30)
+    assert learner.ema.module.net.last.bias.eq(5).all()  # training itself goes on undisturbed
+    learner.finish()
+    assert learner.ema.module.net.last.bias.eq(3).all()
+    assert learner.gamma >= 0 and learner.length > 0
+    assert learner.best["weights"] is None  # not twice in model.pt
+
+
+def test_the_best_checkpoint_survives_a_resume(rising_and_falling, tmp_path):
+    """Otherwise a run that is stopped behind its best step forgets it."""
+    make, look = rising_and_falling
+    path = str(tmp_path / "learner.pt")
+    old, new = make(), make()
+    for number in (1, 2, 3, 4):
+        look(old, number)
+    checkpoints.save_checkpoint(path, old.state())
+    new.load(checkpoints.load_checkpoint(path))
+    for learner in (old, new):
+        look(learner, 5)
+        learner.finish()
+    assert new.best == old.best and (new.gamma, new.length) == (old.gamma, old.length)
+    assert same(old.ema.state_dict(), new.ema.state_dict())
+    assert new.ema.module.net.last.bias.eq(3).all()
+
+
+def test_checks_come_at_intervals(flags, tmp_path, monkeypatch):
+    """Otherwise the best weights are looked for once, at the end; or after a resume elsewhere."""
+    looks, real = [], train.Learner.check
+    note = lambda self, step: looks.append((self.direction, step)) or real(self, step)
+    monkeypatch.setattr(train.Learner, "check", note)
+    line = "--steps 60 --save-every 20"
+    train.main(flags(line, "whole"))
+    expected = [(d, step) for step in (25, 50, 60) for d in latents.DIRECTIONS]
+    assert looks == expected
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        real_draw = train.draw_batch
+
+        def dies(latents, direction, step, *rest):
+            if step == 45:
+                raise KeyboardInterrupt
+            return real_draw(latents, direction, step, *rest)
+
+        patch.setattr(train, "draw_batch", dies)
+        train.main(flags(line, "killed"))
+    train.main(flags(f"{line} --resume", "killed"))
+    assert looks[6:] == expected
+    for which in ("net", "ema"):
+        assert same(weights(tmp_path / "whole", which), weights(tmp_path / "killed", which))
+    ends = [
+        checkpoints.load_checkpoint(str(tmp_path / x / "model.pt")) for x in ("whole", "killed")
+    ]
+    for direction in latents.DIRECTIONS:
+        one, two = (end["learners"][direction] for end in ends)
+        assert one["best"] == two["best"] and one["best"]["step"] in (25, 50, 60)
+        assert (one["gamma"], one["length"]) == (two["gamma"], two["length"])
+
+
+# -- rounds of steps, and two directions at once
+
+
+def test_rounds(tmp_path):
+    """Otherwise a row of the log, a checkpoint or a look at the weights comes at another step."""
+
+    def ends(first, steps, every, save_every):
+        args = argparse.Namespace(
+            steps=steps, save_every=save_every, out=str(tmp_path), resume=False
+        )
+        args.overwrite = False
+        folder = checkpoints.RunFolder(args, "translator", (), rank=1)
+        folder.first, folder.clock = first, 0.0
+        rounds = list(folder.rounds(every))
+        steps_done = [step for one in rounds for step in one]
+        assert steps_done == list(range(first, steps))  # each once, in order
+        return [one.stop for one in rounds]
+
+    assert ends(0, 130, 40, 500) == [40, 50, 80, 100, 120, 130]
+    assert ends(0, 60, 25, 20) == [20, 25, 40, 50, 60]
+    assert ends(40, 60, 25, 20) == [50, 60]  # the same marks after a resume
+    assert ends(33, 34, 25, 7) == [34] and ends(60, 60, 25, 20) == []
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+
+
+def test_side_by_side(two_cores):
+    """Otherwise answers come in the order in which they are done, or one after the other."""
+    meeting = threading.Barrier(2, timeout=60)
+
+    def square(x):
+        meeting.wait()  # each waits for the other: one after the other would never end
+        return x * x, torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    assert devices.side_by_side(square, [3, 2]) == [(9, 1), (4, 1)]
+    assert torch.get_num_threads() == before
+    assert devices.side_by_side(lambda x: x + 1, []) == []
+
+
+def test_side_by_side_puts_threads_back(two_cores):
+    """Otherwise all that follows is computed on one core, or an error in one item is lost."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = []
+
+    def fails(x):
+        seen.append(torch.get_num_threads())
+        if x == 1:
+            raise RunError("one of them")
+
+    try:
+        with pytest.raises(RunError, match="one of them"):
+            devices.side_by_side(fails, [0, 1])
+        assert torch.get_num_threads() == 2 and seen == [1, 1]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_side_by_side_on_one_core(monkeypatch):
+    """Otherwise two threads share one core; or a single item is kept from the second core."""
+    monkeypatch.setattr(devices, "cores", lambda: 1)
+    here = lambda x: (x, threading.get_ident())
+    assert devices.side_by_side(here, "ab") == [here("a"), here("b")]
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+    assert devices.side_by_side(here, "a") == [here("a")]
+
+
+def test_training_side_by_side_is_training_alone(flags, tmp_path, two_cores, monkeypatch):
+    """Otherwise one direction disturbs the other: a shared generator, or a shared gradient."""
+    threads = set()
+    real = train.train_step
+    note = lambda *args: threads.add(threading.get_ident()) or real(*args)
+    monkeypatch.setattr(train, "train_step", note)
+    train.main(flags("--steps 30", "beside"))
+    assert len(threads) >= 2 and threading.get_ident() not in threads
+    monkeypatch.setattr(train, "side_by_side", lambda f, items: [f(item) for item in items])
+    train.main(flags("--steps 30", "alone"))
+    for which in ("net", "ema"):
+        assert same(weights(tmp_path / "beside", which), weights(tmp_path / "alone", which))
+
+
+def test_choose_amp(monkeypatch):
+    """Otherwise bf16 is slow where it is chosen, or a flag that was typed is overruled."""
+    cpu, gpu = CPU, torch.device("cuda")
+    assert devices.choose_amp(None, cpu) == "off"  # conftest.py: no units for it
+    monkeypatch.setattr(devices, "cpu_multiplies_bf16", lambda: True)
+    assert devices.choose_amp(None, cpu) == "bf16"
+    for word in ("off", "bf16", "fp16"):
+        assert devices.choose_amp(word, cpu) == devices.choose_amp(word, gpu) == word
+    for can, want in ((True, "bf16"), (False, "fp16")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda can=can: can)
+        assert devices.choose_amp(None, gpu) == want
+
+
+def test_whether_the_cpu_multiplies_bf16(monkeypatch):
+    """Otherwise AMX is not seen, or a CPU that only converts bf16 is taken for one that has it."""
+    asks = LOOKS_FOR_AMX
+    for found, want in (
+        ({"amx_bf16": True}, True),
+        ({"amx_bf16": False, "avx512_bf16": True}, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert asks() is want
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert asks() is False
