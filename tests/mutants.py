@@ -250,6 +250,16 @@ MUTANTS = [
     ("the second evaluation does not wait", "scores.py", 'with Lock(os.path.join(folder, ".evaluate.lock"), told, wait=True):', "with contextlib.nullcontext():", "test_small_sets.py"),
     ("FID of one item", "bridge_scores.py", "if self.N > 1:", "if self.N > 0:", "test_small_sets.py"),
     ("--steps 0 is no steps", "tables/encoder_pairs.py", "    evaluate.check_flags(parser, args)", "    evaluate.check_flags", "test_small_sets.py"),
+    ("parts of a number as endings", "data_pairs.py", "[^-_.\\\\d/]+)?$", "[^-_./]+)?$", "test_pairs.py"),
+    ("one folder for both sides", "data_pairs.py", "if os.path.samefile(source, target):", "if source is target:", "test_pairs.py"),
+    ("HEIC stops a run late", "data_captions.py", "if file.lower().endswith(NOT_READ)]", "if file.endswith(NOT_READ)]", "test_captions.py"),
+    ("--partial reaches no evaluation", "evaluate.py", "        run.partial = args.partial\n", "", "test_captions.py"),
+    ("keys do not know the decoder", "data_captions.py", "file_stamps(sources), DECODER)", "file_stamps(sources))", "test_captions.py"),
+    ("a run without a test set", "data_cc3m.py", "        return train, [0.99, 0.995]\n", "        return (test, []) if split == \"test\" else (train, [0.99])\n", "test_cc3m.py"),
+    ("failed downloads are not told", "data_cc3m.py", "                    notes.add(key)\n", "                    pass\n", "test_cc3m.py"),
+    ("equal rows in train and test", "data.py", "        ids = first\n", "        ids = np.arange(len(a))\n", "test_data.py"),
+    ("equal texts make groups", "data.py", "    first = first_equal(a)\n", "    first = first_equal(b)\n", "test_data.py"),
+    ("12 photos read 6,400 times", "tables/captioning.py", "min(MOST_STEPS, MOST_PASSES * n // batch)", "MOST_STEPS", "test_small_sets.py"),
 ]  # fmt: skip
 
 
