@@ -638,12 +638,12 @@ def test_names_that_end_alike(tmp_path, capsys):
         assert (y == y_before).all() and (x == x_before).all()
 
 
-@pytest.mark.parametrize("ending", ["_{}", "_t{}", "", "{}_depth"])
-def test_numbers_are_no_endings(tmp_path, ending):
+@pytest.mark.parametrize("name", ["{}_7", "x{}_t7", "x{}", "x7{}_depth"])
+def test_numbers_are_no_endings(tmp_path, name):
     """Part of a number is dropped with the ending, and strangers become pairs."""
     two_folders(tmp_path, [noise(6, 7, seed=n) for n in range(12)])
     renamed(tmp_path, "source", lambda stem: stem + "_rgb")
-    renamed(tmp_path, "target", lambda stem: f"x{stem}" + ending.format(7))
+    renamed(tmp_path, "target", name.format)
     with pytest.raises(DataError, match="no stem is in both .*; give the two files of a pair one"):
         load_pairs("pairs", str(tmp_path))
 
