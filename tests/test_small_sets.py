@@ -7,13 +7,12 @@ flags of tables/."""
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import processes
 import pytest
 import torch
 from PIL import Image
@@ -250,27 +249,24 @@ def test_a_folder_that_cannot_be_written_to_is_refused_first(tmp_path, monkeypat
         evaluate.main([str(tmp_path)])
 
 
-HOLD = """
-import sys, time
-from scores import at_work
-with at_work(sys.argv[1]):
-    print("in", flush=True)
-    time.sleep(1.5)
-"""
-
-
 def test_the_second_evaluation_waits_for_the_first(tmp_path, capsys):
     """Two processes train the same baselines into the same files, and lose each other's rows."""
-    first = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
-    )
-    first.stdout.readline()
+
+    def hold():
+        with scores.at_work(str(tmp_path / "run")):
+            (tmp_path / "in").touch()
+            time.sleep(1.5)
+
+    (tmp_path / "run").mkdir()
+    first = processes.start(hold)
+    while not (tmp_path / "in").exists():
+        time.sleep(0.01)
     began = time.time()
-    with scores.at_work(str(tmp_path)):
+    with scores.at_work(str(tmp_path / "run")):
         waited = time.time() - began
-    first.wait()
-    assert waited > 0.7 and f"process {first.pid}" in capsys.readouterr().out
-    assert not os.listdir(tmp_path)
+    assert processes.end(first) == 0
+    assert waited > 0.7 and f"process {first}" in capsys.readouterr().out
+    assert not os.listdir(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
