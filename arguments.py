@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import encoders
 from data import NAMES
+from data_captions import PARTIAL
 from data_pairs import PAIRS
 from devices import AMP
 from errors import RunError
@@ -36,7 +37,7 @@ EMBEDDED = ("glyphs", "glyph-names", "glyph-sr", "glyph-edges", "glyph-faces", "
 ONLY_FOR = [
     ("image_latents text_latents groups", ("latents",)),
     ("celeba_train", ("celeba",)),
-    ("partial", ("captions", "coco", "celeba")),
+    ("partial", PARTIAL),
     ("source_dir target_dir", ("pairs",)),
     ("size", ("celebahq", "ffhq", "edges2handbags", "shapenet")),
     ("poses", ("glyph-solids",)),
@@ -132,7 +133,7 @@ def shared_parser(description, datasets, flags):
     data(
         "--partial",
         action="store_true",
-        help="captions, coco, celeba: use the pictures that are there",
+        help=f"{', '.join(PARTIAL)}: use the pictures that are there",
     )
     if set(datasets) & set(PAIRS):
         data("--source-dir", help="pairs: folder of y; its files and those of x share their stems")
@@ -153,7 +154,7 @@ def shared_parser(description, datasets, flags):
 
     run = parser.add_argument_group("run").add_argument
     run("--out", help="run folder (runs/DATASET-translator or runs/DATASET-bridge)")
-    run("--quick", action="store_true", help="a real but small run: under a minute and a half")
+    run("--quick", action="store_true", help="a real but small run: glyph sets 1 to 2 minutes")
     run("--resume", action="store_true", help="go on with the run in --out")
     run("--overwrite", action="store_true", help="replace the run in --out")
     run("--seed", type=int, default=0, help="of weights, batches and noise (0)")

@@ -41,6 +41,7 @@ from data_captions import captions, split_from_rows
 from data_cc3m import cc3m
 from data_files import (
     file_stamps,
+    first_equal,
     fits_float32,
     load_array,
     missing_data,
@@ -271,20 +272,23 @@ def latents(root, split, image_latents=None, text_latents=None, groups=None):
     """Paired vectors computed elsewhere: row i of image_latents (N, h1) and text_latents (N, h2).
 
     Rows with equal ids in `groups` (N,) are all positives of each other, and split together: give
-    the five captions of one photo, in five rows, the same id. Without, every row is on its own.
-    90 / 5 / 5 % by a hash of the group, or of the row. A row of zeros, as some programs leave for
-    a photo that they could not read, is left out with its partner. Paths are relative to root, if
-    any. Raises DataError: unreadable, not 2-D, not floats, unequal lengths, and check_numbers."""
+    the five captions of one photo, in five rows, the same id. Without, equal rows of image_latents
+    are a group: see `found_groups`. 90 / 5 / 5 % by a hash of the group, or of the row. A row of
+    zeros, as some programs leave for a photo that they could not read, is left out with its
+    partner. Paths are relative to root, if any. Raises DataError: unreadable, not 2-D, not floats,
+    unequal lengths, and check_numbers."""
     if image_latents is None or text_latents is None:
-        raise missing_data("latents", root, "give image_latents and text_latents")
+        raise missing_data("latents", root, "give --image-latents and --text-latents")
     given = [path for path in (image_latents, text_latents, groups) if path is not None]
     paths = [os.path.join(root or "", os.path.expanduser(path)) for path in given]
     a = open_array(paths[0], 2, "f")
     b = open_array(paths[1], 2, "f")
-    ids = open_array(paths[2], 1, "iu") if groups else np.arange(len(a))
-    if not len(a) == len(b) == len(ids):
-        raise DataError(f"unequal numbers of rows: {len(a)}, {len(b)}, {len(ids)} in {paths}")
+    ids = open_array(paths[2], 1, "iu") if groups else None
+    lengths = [len(array) for array in (a, b, ids) if array is not None]
+    if len(set(lengths)) > 1:
+        raise DataError(f"unequal numbers of rows: {lengths} in {paths}")
     empty = check_numbers(a, paths[0]) | check_numbers(b, paths[1])  # (N,)
+    ids = found_groups(a, b, ids, ~empty, paths)
     kept = np.flatnonzero(~empty)
     if len(kept) < FEWEST:
         told = f"{len(kept)} rows are too few to be cut into train, val and test"
@@ -321,8 +325,39 @@ def open_array(path, ndim, kinds):
         found = found[:, 0]
     if found.ndim != ndim or found.dtype.kind not in kinds or not found.size:
         expected = "(rows, width) of floats" if ndim == 2 else "(rows,) of integers"
-        raise DataError(f"{path}: expected {expected}, found {found.shape} of {found.dtype}")
+        told = f"expected {expected}, found {found.shape} of {found.dtype}"
+        # Indexes of neighbours keep vectors in 8 bits, each times a scale that is not in the file.
+        if ndim == 2 and found.dtype.kind in "iu":
+            told += "; if these are rounded floats, multiply by their scale and save as float32"
+        raise DataError(f"{path}: {told}")
     return found
+
+
+def found_groups(a, b, ids, kept, paths):
+    """(N,) the ids of the rows; says what train and test would share.
+
+    ids None: rows that hold the very same image are a group, whose id is its first row's number.
+    Five captions of a photo give five such rows. Each on its own, four would be in train and the
+    fifth in test: its answer would be known. kept (N,): rows that are used; paths: those files."""
+    first = first_equal(a)
+    copies = int((first != np.arange(len(a)))[kept].sum())
+    if ids is None:
+        ids = first
+        told = "they are split together, as --groups would do it"
+    else:
+        # Only what the user's own groups tear apart is worth a line.
+        copies = int((ids[first] != ids)[kept].sum())
+        told = "in another group, so train and test may share them"
+    if copies:
+        told = f"{copies:,} of {len(a):,} rows are equal to an earlier row; {told}"
+        say_once((paths[0], "copies"), f"{paths[0]}: {told}")
+
+    # A text may fit many images, the name of a class does: these are only counted.
+    apart = int((ids[first_equal(b)] != ids)[kept].sum())
+    if apart:
+        told = f"{apart:,} of {len(b):,} rows are equal to an earlier row of another image"
+        say_once((paths[1], "copies"), f"{paths[1]}: {told}: train and test share these texts")
+    return ids
 
 
 def check_numbers(x, path):
@@ -364,7 +399,8 @@ def mates(ids, where):
     count = np.unique(ids, return_counts=True)[1]
     # A group of n rows has n^2 pairs.
     if (count.astype(float) ** 2).sum() > 1e8:
-        raise DataError(f"{where}: over 100 M pairs of equal ids; use ids of finer groups")
+        told = "over 100 M pairs within groups of equal ids or rows"
+        raise DataError(f"{where}: {told}; give --groups with finer ones")
     if count.max(initial=1) == 1:
         return np.stack([order, order], axis=1)
     # Within a group of rows 0, 2: each (0, 0, 2, 2) with each (0, 2, 0, 2).
@@ -408,7 +444,8 @@ def load(name, root=None, split="train", **options):
     # "latents" may do without a root: its files can be given as they are.
     root = root and os.path.expanduser(root)
     if name != "latents" and not (root and os.path.isdir(root)):
-        raise missing_data(name, root, "no such folder")
+        why = "no such folder" if root else "give --data-dir"
+        raise missing_data(name, root or None, why)
     found = LOADERS[name](root, split, **options)
     if not len(found.pairs):
         raise DataError(f"{name} in {root}: no pairs in split {split!r}")

@@ -19,6 +19,7 @@ import zlib
 import numpy as np
 
 from data_files import (
+    DECODER,
     PICTURES,
     file_stamps,
     missing_data,
@@ -34,6 +35,21 @@ from glyphs import SPLITS, Split, Strings, digest
 # Of the pictures that a table names. Flickr8k's own names one in 8,092 that does not exist; more
 # than 1 % is a broken download.
 MAY_BE_MISSING = 0.01
+PARTIAL = ("captions", "coco", "celeba")  # sets of which --partial uses the pictures that are there
+# What a phone leaves among its photos and Pillow does not open: photos of other kinds, videos.
+NOT_READ = (
+    ".heic",
+    ".heif",
+    ".dng",
+    ".raw",
+    ".cr2",
+    ".nef",
+    ".arw",
+    ".mov",
+    ".mp4",
+    ".pdf",
+    ".svg",
+)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -189,10 +205,14 @@ def split_from_rows(name, split, root, tops, rows, sources, cuts=(), partial=Fal
     missing = [file for file in files if file not in paths]
     if files and not paths:
         raise missing_data(name, root, f"no image {files[0]}")
-    if len(missing) > MAY_BE_MISSING * len(files) and not partial:
-        told = f"{len(missing):,} of {len(files):,} pictures are not there (first: {missing[0]})"
+    unread = [file for file in paths if file.lower().endswith(NOT_READ)]
+    for file in unread:
+        del paths[file]
+    if len(missing) + len(unread) > MAY_BE_MISSING * len(files) and not partial:
+        told = refusal(missing, unread, len(files))
         raise DataError(f"{name} {root}: {told}; --partial uses the other {len(paths):,}")
     skipped["no such file"] = missing
+    skipped["its kind is not read"] = unread
     other_names = [f"{file} is {path}" for file, path in paths.items() if path != file]
     if other_names:
         told = f"{len(other_names):,} names differ on disk (first: {other_names[0]})"
@@ -206,6 +226,17 @@ def split_from_rows(name, split, root, tops, rows, sources, cuts=(), partial=Fal
         rows = rows_of_split(rows, cuts, split, f"{name} {root}")
     report(name, root, found, f"{counted(rows)} for {split}", skipped)
     return make_split(name, split, folder, paths, rows, sources)
+
+
+def refusal(missing, unread, most):
+    """What is wrong with a table that names files which cannot be used: two lists of them."""
+    told = []
+    if missing:
+        told.append(f"{len(missing):,} of {most:,} pictures are not there (first: {missing[0]})")
+    if unread:
+        first = f"first: {unread[0]}; save them as .jpg"
+        told.append(f"{len(unread):,} of {most:,} are of a kind that is not read ({first})")
+    return ", ".join(told)
 
 
 def counted(rows):
@@ -228,7 +259,7 @@ def make_split(name, split, folder, paths, rows, sources):
         Strings(row.caption for row in rows),
         pairs,
         np.zeros(len(rows), bool),
-        digest(name, split, files, file_stamps(sources)),
+        digest(name, split, files, file_stamps(sources), DECODER),
     )
 
 

@@ -28,6 +28,7 @@ from glob import glob
 import numpy as np
 
 from data_files import (
+    DECODER,
     PICTURES,
     TREES,
     file_stamps,
@@ -35,6 +36,7 @@ from data_files import (
     picture_folder,
     read_image,
     report,
+    say_once,
     split_by_hash,
 )
 from errors import DataError
@@ -58,6 +60,7 @@ def scan_tar(path, skipped):
     {reason: [name, ...]}. DataError if the file is not whole."""
     rows = array("q")
     images, texts = {}, {}  # KEY -> (offset, size), while its partner has not come
+    notes = set()  # KEYs of .json files that stand before their pair, or without one
     try:
         with open(path, "rb") as f:
             for member in members(f):
@@ -69,6 +72,8 @@ def scan_tar(path, skipped):
                     remember(images, key, member, skipped)
                 elif kind.lower() == ".txt":
                     remember(texts, key, member, skipped)
+                elif kind.lower() == ".json":
+                    notes.add(key)
                 # Once both are there, they make a row, and need not be remembered any longer.
                 if key in images and key in texts:
                     crc = zlib.crc32(key.encode(errors="surrogateescape"))
@@ -78,7 +83,14 @@ def scan_tar(path, skipped):
         raise DataError(f"{path}: {told} ({error}); fetch it again") from error
     for reason, left in (("no text for a picture", images), ("no picture for a text", texts)):
         skipped.setdefault(reason, []).extend(f"{key} in {path}" for key in left)
-    return np.frombuffer(rows, np.int64).reshape(-1, 5)
+    found = np.frombuffer(rows, np.int64).reshape(-1, 5)
+
+    # Of a picture that could not be downloaded, there may be its .json alone.
+    crcs = set(found[:, 0].tolist()) if notes else ()
+    for key in sorted(notes - images.keys() - texts.keys()):
+        if zlib.crc32(key.encode(errors="surrogateescape")) not in crcs:
+            skipped.setdefault("a .json alone", []).append(f"{key} in {path}")
+    return found
 
 
 def members(f):
@@ -201,22 +213,47 @@ def leads_out(file, root):
 # The loader
 
 
+def files_of(root, part):
+    """Paths below root of the shards, or the table, of a part: "train" or "validation"."""
+    tars = glob("*.tar", root_dir=root) + glob("*/*.tar", root_dir=root)
+    shards = sorted(file for file in tars if part in file)
+    if shards:
+        return shards
+    # Of X.tsv, which lists web addresses, gather_cc.py makes X_output.csv, which lists files.
+    # If both are there, we want the second, which is the last in sorted order.
+    table = "Train_GCC-training" if part == "train" else "Validation_GCC-1.1.0-Validation"
+    return sorted(glob(table + "*.[ct]sv", root_dir=root))[-1:]
+
+
+def files_and_cuts(root, split):
+    """(paths below root of the files that hold a split, where to cut their pairs into splits).
+
+    What img2dataset leaves is often one set of shards. A run that ends without a test set would
+    have trained for nothing, so there all three splits are cut from what there is."""
+    train, test = files_of(root, "train"), files_of(root, "validation")
+    if train and not test:
+        say_once(root, f"cc3m {root}: no validation part, so val and test are 0.5 % of train each")
+        return train, [0.99, 0.995]
+    if not train and not test:
+        tars = glob("*.tar", root_dir=root) + glob("*/*.tar", root_dir=root)
+        if tars:
+            told = f"no train and no validation part, so all {len(tars)} tar file(s)"
+            say_once(root, f"cc3m {root}: {told} are cut into 90 / 5 / 5 %")
+        return sorted(tars), [0.90, 0.95]
+    return (test, []) if split == "test" else (train, [0.99])
+
+
 def cc3m(root, split):
     """Conceptual Captions: shards of images and texts, or a table of captions and local files.
 
-    test = the official validation part; val = 1 % of train. A picture without its text, or a text
-    without its picture, is left out, counted and named. DataError if no pair is left."""
-    part = "validation" if split == "test" else "train"
-    tars = glob("*.tar", root_dir=root) + glob("*/*.tar", root_dir=root)
-    files = sorted(file for file in tars if part in file)
-    in_shards = bool(files)
+    test = the official validation part; val = 1 % of train; or as in `files_and_cuts`. A picture
+    without its text, or a text without its picture, is left out, counted and named. DataError if
+    no pair is left."""
+    files, cuts = files_and_cuts(root, split)
     if not files:
-        # Of X.tsv, which lists web addresses, gather_cc.py makes X_output.csv, which lists files.
-        # If both are there, we want the second, which is the last in sorted order.
-        table = "Train_GCC-training" if part == "train" else "Validation_GCC-1.1.0-Validation"
-        files = sorted(glob(table + "*.[ct]sv", root_dir=root))[-1:]
-    if not files:
+        part = "validation" if split == "test" else "train"
         raise missing_data("cc3m", root, f"no {part} part")
+    in_shards = files[0].endswith(".tar")
 
     # Before the five integers of each pair, the number of its file.
     files = [os.path.join(root, file) for file in files]
@@ -229,8 +266,8 @@ def cc3m(root, split):
     if not len(rows):
         report("cc3m", root, found, "none", skipped)
         raise DataError(f"{files[0]}: no pair of a picture and its text")
-    if split != "test":
-        rows = rows[split_by_hash(rows[:, 1], [0.99], root) == SPLITS[split]]
+    if cuts:
+        rows = rows[split_by_hash(rows[:, 1], cuts, root) == SPLITS[split]]
     report("cc3m", root, found, f"{len(rows):,} for {split}", skipped)
 
     def read_bytes(i, column):
@@ -259,5 +296,5 @@ def cc3m(root, split):
     else:
         images = picture_folder(root, Lazy(N, path_from_table))
     pairs = np.stack([np.arange(N), np.arange(N)], axis=1)  # a picture, a caption
-    key = digest("cc3m", split, file_stamps(files))
+    key = digest("cc3m", split, file_stamps(files), DECODER)
     return Split(images, Lazy(N, read_text), pairs, np.zeros(N, bool), key)

@@ -32,6 +32,10 @@ from glyphs import Lazy
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FLOAT32_MOST = 3e38  # beyond it, a float64 becomes inf when it is made a float32
+# To be raised when `read_image` gives other pixels for the same file. It is part of the keys of
+# sets with picture files, so that latents of the old pixels are not used for the new ones.
+# 1: Pillow's own convert; 2: 16 bits divided by 257, alpha on white, upright by EXIF.
+DECODER = 2
 
 # What a loader expects below ROOT, and where it comes from. A missing set is answered with this.
 TREES = {
@@ -45,7 +49,8 @@ TREES = {
   https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip""",
     "cc3m": """
   ROOT/cc3m-{train,validation}-0000.tar ... or ROOT/{train,validation}/00000.tar ...
-     with members KEY.jpg and KEY.txt, or, as open_clip's gather_cc.py writes it,
+     with members KEY.jpg and KEY.txt; or ROOT/00000.tar ... alone: then 90 / 5 / 5 % are train, val
+     and test; or, as open_clip's gather_cc.py writes it,
   ROOT/{Train_GCC-training,Validation_GCC-1.1.0-Validation}*.{tsv,csv}
      with rows `caption TAB path of an image below ROOT`
   https://huggingface.co/datasets/pixparse/cc3m-wds             2.9 M pairs in 576 + 16 shards
@@ -88,7 +93,11 @@ TREES = {
   its own address, http://cvgl.stanford.edu/data2/..., no longer answers""",
     "pairs": """
   source_dir=A, target_dir=B                       below ROOT, if any; default ROOT/{source,target}
-  A/STEM.{png,jpg,jpeg,npy,npz}, B/STEM...         files of one stem are a pair; .npz of one array
+  A/STEM.{png,jpg,webp,bmp,tif,gif,npy,npz}, B/STEM...   files of one stem are a pair, also in
+                                                   folders below: A/x/7.png and B/x/7.npy;
+                                                   A/7_rgb.jpg and B/7_depth.png, if all end so
+  axes of an array: (n), (H, W), (C, H, W) or (H, W, C) with C up to 4, (D, H, W), (V, C, H, W);
+     floats, uint8, uint16 or bool; a .npz of one array
   no address: any two things that belong together""",
 }
 
@@ -96,8 +105,9 @@ TREES = {
 def missing_data(name, root, why):
     """The DataError for a set that is not there, with its tree: `raise missing_data(...)`.
 
-    What is wrong comes last: in a terminal the last line is the one that is read."""
-    where = "no folder was given" if root is None else f"looked in {root}: {why}"
+    root None: no folder was given, and why says what to give. What is wrong comes last: in a
+    terminal the last line is the one that is read."""
+    where = why if root is None else f"looked in {root}: {why}"
     no_data = "No data at hand? `python train.py` needs none."
     return DataError(f"{name} needs:{TREES[name]}\n{no_data}\ndata set {name} not found: {where}")
 
@@ -133,7 +143,8 @@ def report(name, root, found, used, skipped):
     for reason, items in skipped.items():
         if items:
             parts.append(f"skipped {len(items):,}: {reason} (first: {items[0]})")
-    say(f"{name} {root}: {'; '.join(parts)}")
+    where = f"{name} {root}".strip()  # `pairs` may have no root, but two folders
+    say(f"{where}: {'; '.join(parts)}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -290,7 +301,29 @@ def load_array(path, mmap_mode=None):
         name = found.files[0] if len(found.files) == 1 else "latents"
         return found[name]
     except Exception as error:  # a stranger's file may hold anything
-        raise DataError(f"{path}: no .npy array, nor .npz with one array ({error})") from error
+        told = f"no .npy array, nor .npz with one array ({error})"
+        raise DataError(f"{path}: {array_hint(path) or told}") from error
+
+
+def array_hint(path):
+    """What to do with a path that is no file of NumPy's, if its kind says so; else None."""
+    if os.path.isdir(path):
+        return "is a folder; join its parts into one file with numpy.concatenate, in their order"
+    if path.lower().endswith((".pt", ".pth", ".bin", ".safetensors")):
+        return "a file of PyTorch; save it as numpy.save(path, x.float().cpu().numpy())"
+
+
+def first_equal(x):
+    """(N,) of each row of x (N, h), the number of the first row that is equal to it.
+
+    Rows [5, 1], [2, 2], [5, 1] -> 0, 1, 0. x may exceed memory: one number a row is kept, its hash
+    of 64 bits, by which two of a million different rows meet once in 40 million files."""
+    hashes = np.empty(len(x), np.int64)
+    for start in range(0, len(x), 8192):
+        rows = np.ascontiguousarray(x[start : start + 8192])
+        hashes[start : start + len(rows)] = [hash(row.tobytes()) for row in rows]
+    _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
+    return first[number]
 
 
 def fits_float32(array):

@@ -29,6 +29,7 @@ Try      python data.py ffhq ~/ffhq       counts, shapes, and a picture
 """
 
 import os
+import re
 from collections import Counter
 from functools import lru_cache
 from glob import glob
@@ -207,18 +208,40 @@ def files_by_stem(top, skipped):
     return found
 
 
+def without_endings(files, top):
+    """{"7": ..., "8": ...} of {"7_rgb": ..., "8_rgb": ...}: files whose stems all end alike.
+
+    Programs that write pictures and depth maps often tell them apart by such an ending. It begins
+    with one of - _ . and holds no digit, which would be part of a number."""
+    endings = {re.search(r"([-_.][^-_.\d/]+)?$", stem)[0] for stem in files}
+    if len(endings) != 1 or endings == {""}:
+        return files
+    ending = endings.pop()
+    say_once((top, ending), f"{top}: all names end with {ending}; pairs are found without it")
+    return {stem.removesuffix(ending): path for stem, path in files.items()}
+
+
 def folders(root, split, source_dir=None, target_dir=None):
     """Two folders whose files share stems: y of one, x of the other. 90 / 5 / 5 % by their hash.
 
-    source/7.png and target/7.npy are a pair; a stem that only one folder has is left out."""
+    source/7.png and target/7.npy are a pair; a stem that only one folder has is left out. If no
+    stem is in both, as with 7_rgb.png and 7_depth.png, an ending common to a folder is dropped."""
 
     def make(y_path, x_path):
         return read_array_or_picture(y_path), read_array_or_picture(x_path)
 
+    if not (root or (source_dir and target_dir)):
+        raise missing_data("pairs", None, "give --source-dir and --target-dir, or --data-dir")
     source = os.path.join(root or "", os.path.expanduser(source_dir or "source"))
     target = os.path.join(root or "", os.path.expanduser(target_dir or "target"))
     skipped = {}
     y, x = files_by_stem(source, skipped), files_by_stem(target, skipped)
+    # Each file would be its own partner: the network would learn to copy.
+    if os.path.samefile(source, target):
+        told = "is given twice: move its sources and its targets into a folder each"
+        raise DataError(f"pairs: {source} {told}")
+    if not y.keys() & x.keys():
+        y, x = without_endings(y, source), without_endings(x, target)
     stems = [stem for stem in y if stem in x]
     skipped["no target of its stem"] = [y[stem] for stem in y if stem not in x]
     skipped["no source of its stem"] = [x[stem] for stem in x if stem not in y]
@@ -226,7 +249,8 @@ def folders(root, split, source_dir=None, target_dir=None):
     if not stems:
         some_y = ", ".join(list(y.values())[:2]) or "no file"
         some_x = ", ".join(list(x.values())[:2]) or "no file"
-        raise DataError(f"no stem is in both folders: found {some_y} ... and {some_x} ...")
+        told = f"no stem is in both folders: found {some_y} ... and {some_x} ..."
+        raise DataError(f"{told}; give the two files of a pair one name")
     items = [(y[stem], x[stem]) for stem in stems]
     return items, split_by_name(stems, [0.90, 0.95], target), make, skipped
 
@@ -397,7 +421,8 @@ def load_pairs(name, root=None, split="train", **options):
     # "pairs" may do without a root: its two folders can be given as they are.
     root = root and os.path.expanduser(root)
     if name != "pairs" and not (root and os.path.isdir(root)):
-        raise missing_data(name, root, "no such folder")
+        why = "no such folder" if root else "give --data-dir"
+        raise missing_data(name, root or None, why)
     found = LOADERS[name](root, split, **options)
     if not found[0]:
         raise missing_data(name, root, f"nothing of it for split {split!r}")

@@ -49,6 +49,7 @@ import metrics
 from arguments import EMBEDDED, ENDLESS
 from baselines import MOST_PAIRS, Baselines, lafite_noise, nearest
 from data import NAMES
+from data_captions import PARTIAL
 from devices import usable
 from encoders import fixed_sample
 from errors import RunError, run_script
@@ -90,6 +91,9 @@ class Evaluation:
         self.other = self.on != run.args.dataset
         if args.data_dir and self.on in (*EMBEDDED, "glyphs-stix"):
             raise RunError(f"--data-dir: {self.on} is embedded, it has no folder")
+        if args.partial and self.on not in PARTIAL:
+            raise RunError(f"--partial is for {', '.join(PARTIAL)}; {self.on} ignores it")
+        run.partial = args.partial
         self.test, self.latents = run.latents("test", self.on, args.data_dir)
 
         # What baselines are fitted on is the run's own data, whatever is tested on.
@@ -411,6 +415,8 @@ def add_flags(parser, pool=True):
     add("run", help="folder that train.py left, e.g. runs/glyphs-translator")
     add("--on", choices=NAMES, metavar="DATASET", help="test on another data set (MT Table 4)")
     add("--data-dir", help="where that data set is, or where the run's own has moved")
+    told = f"{', '.join(PARTIAL)}: use the pictures that are there"
+    add("--partial", action="store_true", help=told)
     add("--seeds", type=int, default=3, help="noise seeds of the rows with chance in them (3)")
     # Tables without R@k still build test sets, which have a pool.
     if pool:

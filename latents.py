@@ -182,7 +182,8 @@ def build_cache(encoder, items, stem, meta, batch, workers):
                 saved = time.monotonic()
             if too_many:
                 first = ", ".join(name_of(items, i) for i in failed[:3])
-                raise EncoderError(f"more than 1 % of {what} cannot be read, the first: {first}")
+                told = f"more than 1 % of {what} cannot be read, the first: {first}"
+                raise EncoderError(f"{told}; replace them, or leave them out")
     if failed:
         say(f"{len(failed)} of {len(items)} {what} cannot be read: their latents are zeros")
 

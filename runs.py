@@ -26,6 +26,7 @@ import data
 import encoders
 from as_released import Released
 from checkpoints import averaged_weights, read_run, restore
+from data_captions import PARTIAL
 from data_pairs import PAIRS, load_pairs
 from ddim_translator import Noise, Translator, draw_noise
 from errors import DataError, RunError
@@ -327,6 +328,7 @@ class TranslatorRun:
 
     def __init__(self, folder, device="cpu", download=False):
         self.folder, self.device = folder, device
+        self.partial = False  # evaluate.py's --partial: use the pictures that are there
         saved = read_run(folder)
         if saved["model"] != "translator":
             raise RunError(f"{folder} is a {saved['model']}, a translator is needed here")
@@ -374,6 +376,8 @@ class TranslatorRun:
             options = data_options(args)
         elif "none" in (self.E_image.spec, self.E_text.spec):
             raise RunError(f"{self.folder} was trained on latents: no encoder for {name}")
+        if self.partial and name in PARTIAL:
+            options = options | {"partial": True}
         found = data.load(name, data_dir, split, **options)
         latents = encode_split(found, self.E_image, self.E_text, args.cache_dir)
         # Baselines are fitted on what the run was trained on.

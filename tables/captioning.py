@@ -67,6 +67,9 @@ from pretrained import load_hf
 from safe_files import whole, write_json
 from scores import at_work, print_scores
 
+# Training steps of a decoder. A few captions it knows by heart after 100 passes over them; below
+# 200 steps, a model of random weights hardly writes words.
+LEAST_STEPS, MOST_STEPS, MOST_PASSES = 200, 2000, 100
 MAX_TOKENS = 64  # of a caption, EOS included; those of COCO have about ten words, a name six
 
 # The package transformers takes seconds to import. reproduce.py imports this file for its list of
@@ -266,16 +269,20 @@ def pretrained(lm, download):
 
 
 def fit_captioner(
-    model, latents, captions, rows, noise=0.0, steps=2000, batch=32, lr=2e-3, seed=0, desc="words"
+    model, latents, captions, rows, noise=0.0, steps=None, batch=32, lr=2e-3, seed=0, desc="words"
 ):
     """Trains all of a Captioner, in place; returns it.
 
     latents  (N, h) array or memory map; captions (L,) strings
     rows     (P, 2) integers: row (i, j) says that caption j is to be written for latent i
+    steps    by default as many as `steps_for` says
     noise    0 for ClipCap; for CapDec, whose rows are (j, j), about half of `noise_level`
     lr       2e-3 is for "scratch"; ClipCap tunes GPT-2 with 2e-5"""
     from transformers import get_cosine_schedule_with_warmup
 
+    if steps is None:
+        steps = steps_for(len(rows), batch)
+        print(f"{desc}: {steps:,} training steps for {len(rows):,} captions", file=sys.stderr)
     torch.manual_seed(seed)  # for the dropout of a pretrained model
     generator = torch.Generator().manual_seed(seed)  # for batches and noise
     device = next(model.parameters()).device
@@ -297,6 +304,12 @@ def fit_captioner(
         optimizer.step()
         schedule.step()
     return model.eval()
+
+
+def steps_for(n, batch):
+    """Training steps for n captions: 2,000 or 100 passes, whichever is less; but at least 200."""
+    steps = min(MOST_STEPS, MOST_PASSES * n // batch)
+    return max(LEAST_STEPS, steps)
 
 
 def noise_level(z_hat, z):

@@ -94,6 +94,8 @@ def argv_of(pair, dataset, args):
         argv += ["--steps", str(args.steps)]
     if args.data_dir:
         argv += ["--data-dir", args.data_dir]
+    if args.partial:
+        argv += ["--partial"]
     return argv
 
 
@@ -130,6 +132,7 @@ def parse(argv=None):
     a("--steps", type=int, help="training steps (default: those of train.py)")
     a("--on", choices=NAMES, metavar="DATASET", help="the data set (glyphs)")
     a("--data-dir", help="its folder")
+    a("--partial", action="store_true", help="use those of its pictures that are there")
     # The others mean what they mean in evaluate.py, which evaluates each run.
     a("--seeds", type=int, default=3, help="noise seeds of the rows with chance in them (3)")
     a("--pool", type=int, default=1000, help="gallery of R@k (1000)")

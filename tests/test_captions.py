@@ -5,10 +5,14 @@ import io
 import json
 import os
 import unicodedata
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from test_data import described, photos, run_main, save_image, together, write_celeba, write_coco
 
+import data_captions
+import evaluate
 import runs
 from arguments import TRANSLATOR_SETS, resolve, shared_parser
 from data import load
@@ -415,3 +419,73 @@ def test_command_line_of_a_photo_folder(tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert "skipped" not in out and "skipped 3: no row in the table" in err
     assert "\ntrain" in out
+
+
+# --------------------------------------------------------------------------------------------------
+# A phone's folder, and --partial everywhere
+
+
+def test_photos_of_a_phone(tmp_path, capsys):
+    """HEIC photos stop a run after its PCA, or the user is told of them in a second refusal."""
+    photos(tmp_path, N)
+    names = [f"photo{n}.jpg" for n in range(N)] + ["IMG_7001.HEIC", "VID_1.mp4", "gone.jpg"]
+    for name in names[N:-1]:
+        (tmp_path / name).write_bytes(b"ftyp")
+    rows = [["filename", "caption"], *([name, f'"{n}"; so'] for n, name in enumerate(names))]
+    table = "\ufeff" + written([*rows, ["", ""]], delimiter=";", lineterminator="\r\n")
+    (tmp_path / "captions.csv").write_text(table, newline="")
+    for other in ("Thumbs.db", ".DS_Store", "._photo1.jpg"):
+        (tmp_path / other).write_bytes(b"\0")
+    said = r"1 of 12 pictures are not there \(first: gone.jpg\), 2 of 12 are of a kind that is not "
+    said += r"read \(first: IMG_7001.HEIC; save them as .jpg\); --partial uses the other 9$"
+    with pytest.raises(DataError, match=said):
+        load("captions", str(tmp_path), "train")
+    parts = [load("captions", str(tmp_path), side, partial=True) for side in runs.data.SPLITS]
+    found = {name: text for part in parts for name, (text,) in described(part).items()}
+    assert found == {f"photo{n}.jpg": f'"{n}"; so' for n in range(N)}
+    assert "skipped 2: its kind is not read (first: IMG_7001.HEIC)" in capsys.readouterr().err
+
+
+def run_without_networks(dataset):
+    """A TranslatorRun that knows its arguments and its encoders' names alone."""
+    run = object.__new__(runs.TranslatorRun)
+    run.folder, run.partial, run.dims = "run", False, {"text->image": (1, 1)}
+    run.E_image = run.E_text = SimpleNamespace(spec="pca")
+    run.args = SimpleNamespace(dataset=dataset, data_dir="home", cache_dir="", celeba_train=False)
+    return run
+
+
+@pytest.mark.parametrize("on", ["coco", "celeba"])
+def test_partial_reaches_an_evaluation(monkeypatch, on):
+    """evaluate.py --on celeba has no --partial, though its refusal tells to use it."""
+    asked = []
+    latents = SimpleNamespace(full=np.arange(3), dims=lambda direction: (1, 1))
+    monkeypatch.setattr(runs.data, "load", lambda *a, **o: asked.append((*a, o.get("partial"))))
+    monkeypatch.setattr(runs, "encode_split", lambda *_: latents)
+    monkeypatch.setattr(evaluate, "Baselines", lambda *_: None)
+    monkeypatch.setattr(evaluate, "Report", lambda folder: None)
+    for flags, partial in (([], None), (["--partial"], True)):
+        args = evaluate.parse(["run", "--on", on, "--data-dir", "there", *flags])
+        evaluate.Evaluation(run_without_networks("coco"), args)
+        assert asked.pop(0) == (on, "there", "test", partial)
+        assert {name for name, *_ in asked} == {"coco"} and len(asked) == 2
+        asked.clear()
+
+
+def test_partial_is_refused_where_it_means_nothing(monkeypatch):
+    """--partial is ignored with a set that has no table of photos."""
+    args = evaluate.parse(["run", "--on", "cifar10", "--data-dir", "there", "--partial"])
+    with pytest.raises(RunError, match="--partial is for captions, coco, celeba; cifar10 ignores"):
+        evaluate.Evaluation(run_without_networks("coco"), args)
+
+
+def test_keys_tell_of_the_decoder(tmp_path, monkeypatch):
+    """Latents of pictures that an older decoder read in another way are used for ever."""
+    photos(tmp_path / "a", N)
+    (tmp_path / "a" / "captions.csv").write_text(written(HEAD + ROWS))
+    write_coco(tmp_path / "b", 2014, "val", [1, 2, 3])
+    for name, folder in (("captions", "a"), ("coco", "b")):
+        before = load(name, str(tmp_path / folder), "test").key
+        assert load(name, str(tmp_path / folder), "test").key == before
+        monkeypatch.setattr(data_captions, "DECODER", data_captions.DECODER + 1)
+        assert load(name, str(tmp_path / folder), "test").key != before

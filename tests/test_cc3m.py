@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import data_cc3m
+import data_files
 from data import load
 from errors import DataError
 
@@ -188,3 +189,47 @@ def test_rows_point_at_bytes(tmp_path):
     assert rows.dtype == np.int64 and rows.shape == (5, 5)
     texts = [raw[at : at + size] for _, _, _, at, size in rows]
     assert texts == [b"text %d" % n for n in range(5)]
+
+
+# --------------------------------------------------------------------------------------------------
+# Shards as img2dataset leaves them
+
+
+def img2dataset(root, shards=3, n=12):
+    """00000.tar ... of KEY.jpg, KEY.json, KEY.txt; every sixth download failed; notes beside."""
+    root.mkdir(parents=True, exist_ok=True)
+    for s in range(shards):
+        members = []
+        for k in range(s * n, s * n + n):
+            key = f"{s:05}{k:04}"
+            pair = [(f"{key}.jpg", jpeg(k)), (f"{key}.txt", b"text %d" % k)]
+            members += [(f"{key}.json", b"{}"), *(pair if k % 6 != 3 else [])]
+        (root / f"{s:05}.tar").write_bytes(archive(members))
+        (root / f"{s:05}_stats.json").write_text("{}")
+        (root / f"{s:05}.parquet").write_bytes(b"PAR1")
+
+
+def test_one_set_of_shards_is_split(tmp_path, capsys, monkeypatch):
+    """A folder as img2dataset writes it has no `train` in any name, and is refused."""
+    img2dataset(tmp_path)
+    monkeypatch.setattr(data_files, "SAID", set())
+    parts = [numbers_of(load("cc3m", tmp_path, side)) for side in SPLITS]
+    assert sorted(sum(parts, [])) == [k for k in range(36) if k % 6 != 3]
+    assert len(parts[0]) >= 24 and parts[1] and parts[2]
+    said = capsys.readouterr().err
+    assert "all 3 tar file(s) are cut into 90 / 5 / 5 %" in said
+    assert "skipped 6: a .json alone (first: 000000003 in " in said
+
+
+def test_train_shards_alone_have_a_test_part(tmp_path, capsys, monkeypatch):
+    """The command in TREES makes no validation part: the run would end without its tables."""
+    img2dataset(tmp_path / "train", n=16)
+    monkeypatch.setattr(data_files, "SAID", set())
+    parts = [numbers_of(load("cc3m", tmp_path, side)) for side in SPLITS]
+    assert sorted(sum(parts, [])) == [k for k in range(48) if k % 6 != 3]
+    assert len(parts[0]) == 38 and parts[1] and parts[2]
+    assert "no validation part, so val and test are 0.5 % of train each" in capsys.readouterr().err
+    # With its validation part, no pair leaves train, and all of that part tests.
+    write_test_shard(tmp_path, archive(samples(range(5))))
+    assert set(numbers_of(load("cc3m", tmp_path, "train"))) >= set(parts[0])
+    assert numbers_of(load("cc3m", tmp_path, "test")) == list(range(5))

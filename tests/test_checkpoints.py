@@ -6,18 +6,20 @@ Runs are those of test_train.py: real and tiny. Run: pytest tests/test_checkpoin
 
 import errno
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
 
 import numpy as np
+import processes
 import pytest
 import torch
-from test_train import ROOT, flags, pair_files, same, weights  # noqa: F401  (fixtures)
+from test_train import ROOT, flags, pair_files, same, trained, weights  # noqa: F401  (fixtures)
 
 import checkpoints
 import errors
+import pictures
 import safe_files
 import train
 from errors import RunError
@@ -29,6 +31,18 @@ def edit(folder, change):
     saved = checkpoints.load_checkpoint(path)
     change(saved)
     checkpoints.save_checkpoint(path, saved)
+
+
+@pytest.fixture
+def run(trained, tmp_path):  # noqa: F811
+    """run("--seed 1"): tmp_path/run, as if it had just been trained; the command knows no other."""
+
+    def copy(more=""):
+        folder = shutil.copytree(trained(more), tmp_path / "run")
+        edit(folder, lambda saved: saved["args"].update(out=str(folder)))
+        return folder
+
+    return copy
 
 
 def stop_at(monkeypatch, step):
@@ -93,28 +107,26 @@ def test_lock_can_wait(tmp_path, capsys):
 
 def test_second_run_is_refused(flags, tmp_path):  # noqa: F811
     """Otherwise two runs write one model.pt, and the last one to save wins."""
-    code = "import train; train.train(train.parse(__import__('sys').argv[1:]))"
-    line = [sys.executable, "-c", code, *flags("--steps 100000 --device cpu")]
-    first = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    line = flags("--steps 100000 --device cpu")
+    first = processes.start(lambda: train.train(train.parse(line)))
     try:
         deadline = time.time() + 100
         while not (tmp_path / "run" / "model.pt").exists() and time.time() < deadline:
-            time.sleep(0.1)
+            time.sleep(0.02)
         for more in ("--resume --steps 100000", "--overwrite"):
-            with pytest.raises(RunError, match=f"in use by another run.*process {first.pid}"):
+            with pytest.raises(RunError, match=f"in use by another run.*process {first}"):
                 train.main(flags(f"--device cpu {more}"))
     finally:
-        first.send_signal(signal.SIGKILL)
-        first.wait()
+        processes.stop(first)
     train.main(flags("--device cpu --overwrite"))  # a killed run is no obstacle
 
 
 # -- resume
 
 
-def test_resume_refuses_other_data(flags, pair_files, tmp_path):  # noqa: F811
+def test_resume_refuses_other_data(flags, run, pair_files, tmp_path):  # noqa: F811
     """Otherwise one half of a run sees other pairs than the other half, without a word."""
-    train.main(flags("--steps 12"))
+    run()
     edit(tmp_path / "run", lambda saved: saved.update(finished=False, step=5))
     before = (tmp_path / "run" / "model.pt").read_bytes()
     b = np.load(pair_files[1])
@@ -130,9 +142,9 @@ def test_resume_refuses_other_data(flags, pair_files, tmp_path):  # noqa: F811
     assert (tmp_path / "run" / "model.pt").read_bytes() == before
 
 
-def test_resume_takes_the_encoders_of_the_checkpoint(flags, tmp_path, monkeypatch):  # noqa: F811
+def test_resume_takes_the_encoders_of_the_checkpoint(flags, run, tmp_path, monkeypatch):  # noqa: F811
     """Otherwise PCA is fitted again, to other numbers where the machine's library is another."""
-    train.main(flags())
+    run()
     edit(tmp_path / "run", lambda saved: saved.update(finished=False, step=5))
     monkeypatch.setattr("encoders.make", lambda *a, **kw: pytest.fail("fitted again"))
     monkeypatch.setattr("runs.load_encoders", lambda *a: pytest.fail("fitted again"))
@@ -151,16 +163,15 @@ def real_none(monkeypatch):
     return from_state
 
 
-def test_overwrite_forgets_the_old_run(flags, tmp_path, monkeypatch):  # noqa: F811
+def test_overwrite_forgets_the_old_run(flags, trained, run, tmp_path, monkeypatch):  # noqa: F811
     """Otherwise an old, finished model.pt counts as the result of a run that was killed early."""
-    train.main(flags("--seed 1"))
+    run("--seed 1")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at(patch, 3)
         train.main(flags("--overwrite"))
     assert not (tmp_path / "run" / "model.pt").exists()
     train.main(flags("--resume"))  # no checkpoint yet: from the beginning
-    train.main(flags("", "fresh"))
-    assert same(weights(tmp_path / "run"), weights(tmp_path / "fresh"))
+    assert same(weights(tmp_path / "run"), weights(trained()))
 
 
 def test_resume_without_a_run_is_an_error(flags, tmp_path):  # noqa: F811
@@ -177,6 +188,7 @@ def test_half_a_row_of_the_log_is_dropped(flags, tmp_path, monkeypatch):  # noqa
         train.main(flags())
     with open(tmp_path / "run" / "log.csv", "a") as f:
         f.write("5,text->image,0.1")
+    monkeypatch.setattr(train, "draw_losses", pictures.draw_losses)
     train.main(flags("--resume"))
     rows = (tmp_path / "run" / "log.csv").read_text().splitlines()
     assert [row.count(",") for row in rows] == [7] * 7
@@ -188,15 +200,16 @@ def test_picture_is_there_before_the_run_is_finished(flags, tmp_path, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train, "draw_losses", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
         train.main(flags())
+    monkeypatch.setattr(train, "draw_losses", pictures.draw_losses)
     train.main(flags("--resume"))
     assert (tmp_path / "run" / "loss.png").stat().st_size > 5000
     assert checkpoints.load_checkpoint(str(tmp_path / "run" / "model.pt"))["finished"]
 
 
 @pytest.mark.parametrize("then", ["off", "bf16", "fp16"])
-def test_precision_may_change_on_resume(flags, tmp_path, then):  # noqa: F811
+def test_precision_may_change_on_resume(flags, run, tmp_path, then):  # noqa: F811
     """Otherwise --amp fp16 meets the empty state of a loss scaler that was switched off."""
-    train.main(flags("--amp bf16"))
+    run("--amp bf16")
     edit(tmp_path / "run", lambda saved: saved.update(finished=False, step=5))
     train.main(flags(f"--amp {then} --resume"))
 
@@ -229,11 +242,11 @@ def lose(*path):
         ),
     ],
 )
-def test_damaged_checkpoint_is_one_line(flags, tmp_path, change, says):  # noqa: F811
+def test_damaged_checkpoint_is_one_line(run, tmp_path, change, says):
     """Otherwise evaluation ends in a KeyError, or prints tables of NaN."""
     import runs
 
-    train.main(flags())
+    run()
     edit(tmp_path / "run", change)
     with pytest.raises(errors.InputError, match=says) as error:
         runs.TranslatorRun(str(tmp_path / "run"))

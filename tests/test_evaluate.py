@@ -6,8 +6,8 @@ import json
 import math
 import os
 import pickle
+import runpy
 import shutil
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -35,7 +35,6 @@ from latents import DIRECTIONS, Latents
 
 TOGETHER = ["ours", "ridge", "knn", "mlp"]  # methods with the rows "both ways" and "hubs out"
 KEYS = "task direction method cosine centred_cosine unrelated_cosine r1 r5 r10 pool seed".split()
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def normal(*shape, seed=0):
@@ -783,12 +782,13 @@ def test_broken_checkpoints_are_refused_and_not_unpickled(tmp_path):
     assert not (tmp_path / "trap").exists()
 
 
-def test_the_command_line_says_one_line(tmp_path):
+def test_the_command_line_says_one_line(tmp_path, monkeypatch, capsys):
     """A missing run folder shows a traceback to the student who mistyped it."""
-    command = [sys.executable, os.path.join(ROOT, "evaluate.py"), str(tmp_path / "nowhere")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "nowhere" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit) as stop:  # Python prints a text to stderr, and ends with 1
+        runpy.run_path(evaluate.__file__, run_name="__main__")
+    assert capsys.readouterr() == ("", "")
+    assert "nowhere" in stop.value.code and "\n" not in stop.value.code
 
 
 def test_a_broken_table_stops_before_the_work(copy):

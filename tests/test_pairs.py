@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 import unicodedata
 
@@ -616,3 +617,83 @@ def test_main_draws_pairs(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and sum(int(line.split()[1]) for line in lines[:3]) == 40
     assert "(1, 4, 6)" in lines[0] and "(32, 32, 32)" in lines[5]
+
+
+def renamed(top, side, change):
+    for path in sorted((top / side).iterdir()):
+        path.rename(path.with_stem(change(path.stem)))
+
+
+def test_names_that_end_alike(tmp_path, capsys):
+    """7_rgb.png and 7_depth.npy, as programs write them, have no stem in common: refused."""
+    two_folders(tmp_path, [noise(6, 7, seed=n) for n in range(12)])
+    plain = everything("pairs", tmp_path)
+    renamed(tmp_path, "source", lambda stem: stem + "_rgb")
+    renamed(tmp_path, "target", lambda stem: stem + "-depth")
+    found = everything("pairs", tmp_path)
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/source: all names end with _rgb; pairs are found without it" in said
+    assert len(found) == 12
+    for (y, x), (y_before, x_before) in zip(found.values(), plain.values(), strict=True):
+        assert (y == y_before).all() and (x == x_before).all()
+
+
+@pytest.mark.parametrize("name", ["{}_7", "x{}_t7", "x{}", "x7{}_depth"])
+def test_numbers_are_no_endings(tmp_path, name):
+    """Part of a number is dropped with the ending, and strangers become pairs."""
+    two_folders(tmp_path, [noise(6, 7, seed=n) for n in range(12)])
+    renamed(tmp_path, "source", lambda stem: stem + "_rgb")
+    renamed(tmp_path, "target", name.format)
+    with pytest.raises(DataError, match="no stem is in both .*; give the two files of a pair one"):
+        load_pairs("pairs", str(tmp_path))
+
+
+def test_one_folder_for_both_sides(tmp_path):
+    """Every file becomes its own partner, and a network learns to copy."""
+    two_folders(tmp_path, [noise(6, 7, seed=n) for n in range(12)])
+    same = dict(source_dir=str(tmp_path / "source"), target_dir=str(tmp_path / "source/../source"))
+    with pytest.raises(DataError, match="source is given twice: move its sources and its targets"):
+        load_pairs("pairs", **same)
+
+
+def test_no_folder_at_all():
+    """The last line of a set without a folder does not say which flag to give."""
+    for name, flags in dict(ffhq="--data-dir", pairs="--source-dir and --target-dir").items():
+        with pytest.raises(DataError) as error:
+            load_pairs(name)
+        assert (
+            str(error.value).splitlines()[-1].startswith(f"data set {name} not found: give {flags}")
+        )
+
+
+def test_the_tree_of_pairs_is_true(tmp_path, capsys):
+    """TREES names other endings, places or axes than the loader reads."""
+    tree = data_files.TREES["pairs"]
+    kinds = re.search(r"A/STEM\.\{(.*?)\}", tree)[1].split(",")
+    known = {kind.strip(".") for kind in (*data_files.PICTURES, ".npy", ".npz")}
+    assert set(kinds) == known - {"jpeg", "tiff"}
+    for n, kind in enumerate(kinds):
+        for side in ("source", "target"):
+            (tmp_path / side / "x").mkdir(parents=True, exist_ok=True)
+            path = tmp_path / side / "x" / f"{n}.{kind}"
+            pixels = noise(3, 6, 7, seed=n)
+            if kind == "npy":
+                np.save(path, pixels)
+            elif kind == "npz":
+                np.savez(path, pixels)
+            else:
+                save(path, pixels.transpose(1, 2, 0))
+    top = tmp_path / "target" / "x"
+    for n in range(len(kinds), 14):
+        for side in ("source", "target"):
+            np.save(tmp_path / side / "x" / f"{n}.npy", noise(3, 6, 7, seed=n))
+    assert len(everything("pairs", tmp_path)) == 14 and top.is_dir()
+    assert "skipped" not in capsys.readouterr().err
+
+
+def test_two_folders_have_no_name_of_a_root(tmp_path, capsys):
+    """`pairs :` begins the line where two folders are given."""
+    two_folders(tmp_path, [noise(6, 7, seed=n) for n in range(12)])
+    folders = {f"{side}_dir": str(tmp_path / side) for side in ("source", "target")}
+    load_pairs("pairs", **folders)
+    assert "pairs: found 12 pairs" in capsys.readouterr().err

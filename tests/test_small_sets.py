@@ -7,13 +7,12 @@ flags of tables/."""
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import processes
 import pytest
 import torch
 from PIL import Image
@@ -29,7 +28,7 @@ import train_bridge
 from bridge_scores import BridgeTestSet
 from errors import DataError, InputError, RunError
 from latents import DIRECTIONS, Latents
-from tables import encoder_pairs, lddbm
+from tables import captioning, encoder_pairs, lddbm
 
 ROOT = Path(evaluate.__file__).parent
 
@@ -250,27 +249,24 @@ def test_a_folder_that_cannot_be_written_to_is_refused_first(tmp_path, monkeypat
         evaluate.main([str(tmp_path)])
 
 
-HOLD = """
-import sys, time
-from scores import at_work
-with at_work(sys.argv[1]):
-    print("in", flush=True)
-    time.sleep(1.5)
-"""
-
-
 def test_the_second_evaluation_waits_for_the_first(tmp_path, capsys):
     """Two processes train the same baselines into the same files, and lose each other's rows."""
-    first = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
-    )
-    first.stdout.readline()
+
+    def hold():
+        with scores.at_work(str(tmp_path / "run")):
+            (tmp_path / "in").touch()
+            time.sleep(1.5)
+
+    (tmp_path / "run").mkdir()
+    first = processes.start(hold)
+    while not (tmp_path / "in").exists():
+        time.sleep(0.01)
     began = time.time()
-    with scores.at_work(str(tmp_path)):
+    with scores.at_work(str(tmp_path / "run")):
         waited = time.time() - began
-    first.wait()
-    assert waited > 0.7 and f"process {first.pid}" in capsys.readouterr().out
-    assert not os.listdir(tmp_path)
+    assert processes.end(first) == 0
+    assert waited > 0.7 and f"process {first}" in capsys.readouterr().out
+    assert not os.listdir(tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -326,3 +322,34 @@ def test_a_damaged_baseline_is_one_line(trained, capsys):
     checkpoints.save_checkpoint(path, saved)
     with pytest.raises(RunError, match="mlp-text-to-image.pt"):
         evaluate.main([str(trained), "--task", "similarity"])
+
+
+# --------------------------------------------------------------------------------------------------
+# A decoder of few captions
+
+
+def test_steps_of_a_caption_decoder(monkeypatch, capsys):
+    """Twelve photos are read 6,400 times by a decoder that knows them by heart after 200."""
+    steps = {n: captioning.steps_for(n, 32) for n in (0, 10, 63, 64, 320, 639, 640, 40_000)}
+    assert steps == {
+        0: 200,
+        10: 200,
+        63: 200,
+        64: 200,
+        320: 1000,
+        639: 1996,
+        640: 2000,
+        40_000: 2000,
+    }
+    # And that many are taken, and said.
+    model = captioning.make_captioner(5, captions=["a dog", "a cat"], layers=1, width=8)
+    taken = []
+    loss = model.loss
+    monkeypatch.setattr(model, "loss", lambda *a: taken.append(1) or loss(*a))
+    monkeypatch.setattr(captioning, "LEAST_STEPS", 7)
+    z = np.random.default_rng(0).standard_normal((2, 5)).astype(np.float32)
+    captioning.fit_captioner(
+        model, z, ["a dog", "a cat"], np.array([[0, 0], [1, 1]]), desc="capdec"
+    )
+    assert len(taken) == 7
+    assert "capdec: 7 training steps for 2 captions" in capsys.readouterr().err

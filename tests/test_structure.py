@@ -1,15 +1,16 @@
 """
-The house: which file may import which. Every script runs in a fresh interpreter.
+The house: which file may import which. Every script runs in a process of its own.
 
 The floors are those of the README's reading order: an import that points up makes a circle sooner
 or later, and a circle loads a script twice, once as `__main__` and once under its name.
 """
 
 import ast
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -97,47 +98,37 @@ def test_files_can_be_read_in_one_sitting(path):
         assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
-LOAD = """
-import os, runpy, sys
-import matplotlib.figure, numpy, scipy.ndimage, sklearn.decomposition, torch, torch.distributed.nn
-sys.path.insert(0, {root!r})
+def ours():
+    """{name: file} of what is loaded and ours, and not from an environment inside the folder."""
+    files = {name: getattr(m, "__file__", None) for name, m in list(sys.modules.items())}
+    inside = {n: f for n, f in files.items() if f and f.startswith(str(ROOT) + "/")}
+    return {n: f for n, f in inside.items() if "site-packages" not in f}
 
 
-def check(script):
+def load_once(script):
+    """Run a script with --help, as in a fresh interpreter that has only what others wrote."""
+    for name in ours():
+        if name != "__main__":
+            del sys.modules[name]
+    sys.path.insert(0, str(ROOT))
     sys.argv = [script, "--help"]
     try:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as stop:
         assert stop.code in (0, None), stop.code
     mains = ("__main__", "__mp_main__")  # the script itself; multiprocessing has a second name
-    files = [getattr(m, "__file__", None) for n, m in list(sys.modules.items()) if n not in mains]
-    ours = [f for f in files if f and f.startswith({root!r}) and "site-packages" not in f]
-    assert script not in ours, script + " was loaded again under its name"
-    assert len(ours) == len(set(ours)), ours
+    files = [file for name, file in ours().items() if name not in mains]
+    assert script not in files, script + " was loaded again under its name"
+    assert len(files) == len(set(files)), files
 
 
-# What others wrote is imported once, above; each script then runs in a process of its own.
-failed = []
-for script in {scripts!r}:
-    child = os.fork()
-    if child == 0:
-        try:
-            check(script)
-        except BaseException as error:
-            print(script, repr(error), file=sys.stderr)
-            os._exit(1)
-        sys.stdout.flush()
-        os._exit(0)
-    failed += [script] if os.waitpid(child, 0)[1] else []
-sys.exit(bool(failed))
-"""
 SCRIPTS = [n for n in ORDER if '__name__ == "__main__"' in path_of(n).read_text()]
 
 
-def test_no_script_is_loaded_twice():
+def test_no_script_is_loaded_twice(tmp_path):
     """Otherwise there are two RunErrors, and `except RunError` does not catch the other one."""
     scripts = [str(path_of(name)) for name in SCRIPTS if name not in DEMOS]
-    code = LOAD.format(root=str(ROOT), scripts=scripts)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("usage") == len(scripts) >= 10
+    for script in scripts:
+        child = processes.start(lambda script=script: load_once(script), tmp_path / "said")
+        assert processes.end(child) == 0, (tmp_path / "said").read_text()[-2000:]
+    assert (tmp_path / "said").read_text().count("usage") == len(scripts) >= 10

@@ -8,12 +8,14 @@ Run: pytest tests/test_train.py
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 
@@ -40,16 +42,14 @@ def pair_files(tmp_path_factory):
     return str(folder / "a.npy"), str(folder / "b.npy")
 
 
-@pytest.fixture
-def flags(pair_files, tmp_path, monkeypatch):
-    """flags("--steps 7", out="x"): the command line of a tiny run; evaluation is left out."""
-    monkeypatch.setattr(train.evaluate, "main", lambda argv: None)
+def tiny_run(pair_files, top):
+    """flags("--steps 7", out="x"): the command line of a tiny run in the folder `top`."""
     a, b = pair_files
 
     def make(more="", out="run"):
         small = "--steps 12 --width 24 --layers 3 --batch 32 --save-every 5 --ddim-steps 2 --K 2"
-        here = f"--dataset latents --image-latents {a} --text-latents {b} --out {tmp_path / out}"
-        return f"{here} --cache-dir {tmp_path / 'cache'} {small} {more}".split()
+        here = f"--dataset latents --image-latents {a} --text-latents {b} --out {top / out}"
+        return f"{here} --cache-dir {top / 'cache'} {small} {more}".split()
 
     return make
 
@@ -59,6 +59,36 @@ def arguments(argv, pairs=540):
     args = train.parse(argv)
     train.fit_to_data(args, train.FLAGS, pairs, CPU)
     return args
+
+
+def leave_out(patch):
+    """No evaluation and no loss.png: half of the time of a tiny run."""
+    patch.setattr(train.evaluate, "main", lambda argv: None)
+    patch.setattr(train, "draw_losses", lambda *args: None)
+
+
+@pytest.fixture
+def flags(pair_files, tmp_path, monkeypatch):
+    """The command line of a tiny run in this test's own folder; evaluation is left out."""
+    leave_out(monkeypatch)
+    return tiny_run(pair_files, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained(pair_files, tmp_path_factory):
+    """trained("--dropout 0.2"): the folder of such a run, trained once. It is to be copied."""
+    runs_of = {}
+
+    def folder_of(more=""):
+        if more not in runs_of:
+            top = tmp_path_factory.mktemp("trained")
+            with pytest.MonkeyPatch.context() as patch:
+                leave_out(patch)
+                train.main(tiny_run(pair_files, top)(more))
+            runs_of[more] = top / "run"
+        return runs_of[more]
+
+    return folder_of
 
 
 def weights(folder, which="net"):
@@ -77,11 +107,11 @@ def same(a, b, exact=True, **tolerance):
 
 
 @pytest.mark.parametrize("kill_at, dropout", [(1, 0.2), (5, 0), (8, 0.2), (11, 0)])
-def test_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, kill_at, dropout):
+def test_killed_run_resumes_bit_for_bit(flags, trained, tmp_path, monkeypatch, kill_at, dropout):
     """Otherwise randomness, optimiser, EMA or dropout depend on more than (seed, step). Without
     dropout the directions are trained side by side."""
     dropout = f"--dropout {dropout}"
-    train.main(flags(dropout, "whole"))
+    whole = trained(dropout)
     real, count = train.train_step, [0]
 
     def dies(*args, **kw):
@@ -97,17 +127,15 @@ def test_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, kill_at, d
     resume = "--resume" if kill_at >= 5 else ""  # before the first checkpoint there is nothing
     train.main(flags(f"{dropout} {resume}", "killed"))
     for which in ("net", "ema"):
-        assert same(weights(tmp_path / "whole", which), weights(tmp_path / "killed", which))
-    log = [(tmp_path / run / "log.csv").read_text().splitlines() for run in ("whole", "killed")]
+        assert same(weights(whole, which), weights(tmp_path / "killed", which))
+    log = [(run / "log.csv").read_text().splitlines() for run in (whole, tmp_path / "killed")]
     cut = [[row.rsplit(",", 1)[0] for row in rows] for rows in log]  # the last column is a speed
     assert cut[0] == cut[1] and len(cut[0]) == 1 + 2 * 3
 
 
-def test_seeds_differ(flags, tmp_path):
+def test_seeds_differ(trained):
     """Otherwise --seed does nothing; and the two directions must not share their batches."""
-    train.main(flags("", "a"))
-    train.main(flags("--seed 1", "b"))
-    assert not same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(trained()), weights(trained("--seed 1")))
 
 
 def test_training_learns(flags, tmp_path):
@@ -150,42 +178,48 @@ def test_bare_names_are_asked_but_never_answered():
     assert runs.draw_batch(pairs_of, "image->text", 0, args)[1].eq(0).all()
 
 
-def test_two_processes_equal_one(flags, tmp_path):
+def compare(one, two):
+    """The run of two processes has the weights and the gradients of the run of one."""
+    assert checkpoints.load_checkpoint(str(two / "model.pt"))["step"] == 12
+    assert same(weights(one), weights(two), exact=False, rtol=1e-3, atol=2e-5)
+    # AdamW forgives a scaled gradient; its norm in the log does not
+    logs = [(run / "log.csv").read_text().splitlines()[1:] for run in (one, two)]
+    norms = [[float(row.split(",")[5]) for row in log] for log in logs]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_two_processes_equal_one(flags, trained, tmp_path):
     """Otherwise gradients are summed, not averaged, or the batch is not split: same weights."""
-    one = flags("--seed 3 --amp off", "one") + ["--device", "cpu"]
-    two = flags("--seed 3 --amp off", "two") + ["--device", "cpu"]
-    train.main(one)
+    seed = "--seed 3 --device cpu --amp off"
+    processes.run_group(lambda: train.main(flags(seed, "two")), tmp_path)
+    compare(trained(seed), tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_torchrun_equals_one_process(flags, trained, tmp_path):
+    """Otherwise the processes of torchrun do not find each other: it imports torch three times."""
+    seed = "--seed 3 --device cpu --amp off"
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     port = ["--master_port", str(20_000 + os.getpid() % 20_000)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*run, *port, "train.py", *two], cwd=ROOT, env=env, capture_output=True, text=True
-    )
+    line = [*run, *port, "train.py", *flags(seed, "two")]
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True)
     assert (tmp_path / "two" / "model.pt").exists(), done.stderr[-2000:]
-    assert checkpoints.load_checkpoint(str(tmp_path / "two" / "model.pt"))["step"] == 12
-    assert same(
-        weights(tmp_path / "one"), weights(tmp_path / "two"), exact=False, rtol=1e-3, atol=2e-5
-    )
-    # AdamW forgives a scaled gradient; its norm in the log does not
-    logs = [(tmp_path / run / "log.csv").read_text().splitlines()[1:] for run in ("one", "two")]
-    norms = [[float(row.split(",")[5]) for row in log] for log in logs]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+    compare(trained(seed), tmp_path / "two")
 
 
 # -- precision
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_mixed_precision_trains(flags, tmp_path, amp):
+def test_mixed_precision_trains(trained, amp):
     """Otherwise autocast or the GradScaler breaks the step; these are the lines a GPU runs."""
-    train.main(flags(f"--amp {amp} --steps 30", amp))
-    train.main(flags("--steps 30", "fp32"))
-    a, b = weights(tmp_path / amp), weights(tmp_path / "fp32")
+    low = trained(f"--amp {amp} --steps 30")
+    a, b = weights(low), weights(trained("--steps 30"))
     assert all(v.dtype == b[k].dtype for k, v in a.items())  # master weights stay float32
     assert same(a, b, exact=False, rtol=0.1, atol=0.03) and not same(a, b)
-    scale = checkpoints.load_checkpoint(str(tmp_path / amp / "model.pt"))["learners"][
-        "text->image"
-    ]["scaler"]
+    sides = checkpoints.load_checkpoint(str(low / "model.pt"))["learners"]
+    scale = sides["text->image"]["scaler"]
     assert (scale.get("scale", 0) > 1) == (amp == "fp16")
 
 
@@ -249,9 +283,9 @@ def test_bad_checkpoint_is_one_line(tmp_path, what):
     assert "\n" not in str(error.value)
 
 
-def test_resume_refuses_other_settings(flags, tmp_path):
+def test_resume_refuses_other_settings(flags, trained, tmp_path):
     """Otherwise half a run is trained with one learning rate and half with another."""
-    train.main(flags())
+    shutil.copytree(trained(), tmp_path / "run")
     with pytest.raises(RunError, match=r"--lr was 0\.004, now 0\.5"):
         train.main(flags("--resume --lr 0.5"))
     with pytest.raises(RunError, match="--overwrite replaces"):

@@ -6,14 +6,13 @@ Every run is real and tiny: 60 vectors (7,) that draw images (1, 8, 8), as files
 """
 
 import argparse
-import os
-import subprocess
-import sys
+import shutil
 
 import numpy as np
+import processes
 import pytest
 import torch
-from test_train import ROOT, same
+from test_train import same
 from torch.optim.swa_utils import AveragedModel
 
 import checkpoints
@@ -164,19 +163,8 @@ def test_two_processes_equal_one(flags, tmp_path):
     """Otherwise gradients, moments or InfoNCE's negatives are one process's, not the batch's."""
     more = "--procedure end-to-end --w-nce 1 --tau 0.5 --clip 1e9"
     train_bridge.main(flags(more, "one"))
-    code = """if True:
-        import os, sys, torch._dynamo, train_bridge  # AdamW imports it, late
-        train_bridge.draw_losses = print
-        other = os.fork()  # so the imports are paid once; torch has not computed yet
-        os.environ["RANK"] = "0" if other else "1"
-        train_bridge.train(train_bridge.parse(sys.argv[1:]))
-        sys.exit(other and os.waitpid(other, 0)[1] != 0)"""
-    group = {"WORLD_SIZE": "2", "MASTER_PORT": str(10_000 + os.getpid() % 10_000)}
-    group |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    run, env = [sys.executable, "-c", code, *flags(more, "two")], {**os.environ, **group}
-    with open(tmp_path / "said", "w") as said:  # no pipe: a process left alone would hold it open
-        done = subprocess.run(run, cwd=ROOT, env=env, stdout=said, stderr=said, timeout=90)
-    assert done.returncode == 0, (tmp_path / "said").read_text()[-2000:]
+    two = flags(more, "two")
+    processes.run_group(lambda: train_bridge.train(train_bridge.parse(two)), tmp_path)
     one, two = (saved(tmp_path / k) for k in ("one", "two"))
     moments = [side["net"].pop("moments") for side in (one, two)]
     assert torch.allclose(*moments, rtol=0, atol=2e-6)
@@ -311,7 +299,8 @@ def test_checkpoint(flags, tmp_path, monkeypatch):
 
 def test_data_space_runs(flags, files, tmp_path):
     """Otherwise LD's baseline, a bridge of pixels, stumbles over the models it has not."""
-    train_bridge.main(flags(f"--data-space --source-dir {files}/x"))
+    shutil.copytree(files / "x", tmp_path / "same")
+    train_bridge.main(flags(f"--data-space --source-dir {tmp_path}/same"))
     assert list(saved(tmp_path / "run")["optimizers"]) == ["bridge"]
     assert all(row[3:5] == ["0", "0"] for row in log_of(tmp_path / "run"))
 
@@ -326,7 +315,7 @@ def test_data_space_runs(flags, files, tmp_path):
         ("--design unet --tokens 5", "the U-Net needs the square of an even number"),
         ("--data-space", "data space: (7,) and (1, 8, 8) are not images"),
         ("--source-dir nowhere", "nowhere: no such folder"),
-        ("--dataset celebahq", "no folder was given"),
+        ("--dataset celebahq", "data set celebahq not found: give --data-dir"),
         ("--resume", "no such checkpoint"),
     ],
 )
@@ -335,7 +324,8 @@ def test_wrong_flags_are_one_clear_line(flags, tmp_path, wrong, says):
     with pytest.raises(InputError) as error:
         train_bridge.main(flags(wrong))
     assert says in str(error.value)
-    assert "folder" in says or "\n" not in str(error.value)  # a missing set shows its tree
+    missing_set = "give --data-dir" in says or "folder" in says
+    assert missing_set or "\n" not in str(error.value)  # a missing set shows its tree
     assert not (tmp_path / "run").exists()
 
 
