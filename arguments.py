@@ -194,7 +194,7 @@ def resolve(args, flags, model):
 
 def by_size(args):
     """Whether the defaults depend on how many pairs there are."""
-    return args.dataset in OWN or args.pairs is not None
+    return args.dataset in OWN or getattr(args, "pairs", None) is not None
 
 
 def fill(args, flags, dataset):

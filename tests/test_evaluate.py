@@ -21,6 +21,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 import baselines
 import checkpoints
+import closed_form
 import data
 import evaluate
 import glyphs
@@ -490,13 +491,14 @@ def test_ridge_is_the_closed_form_at_the_best_lambda():
     chosen = []
     for validation in ((c, z), (c_val, c_val @ A + bias)):
         fits = []
-        for lam in 10.0 ** np.arange(-2, 4):
+        for lam in closed_form.LAMBDAS:
             x, y = (c - c.mean(0)).double(), (z - z.mean(0)).double()
-            W = torch.linalg.solve(x.T @ x + lam * torch.eye(8), x.T @ y).float()
+            penalty = lam * x.square().mean(0).mean() * len(x)  # in units of c's mean variance
+            W = torch.linalg.solve(x.T @ x + penalty * torch.eye(8), x.T @ y).float()
             fits.append(lambda new, W=W: (new - c.mean(0)) @ W + z.mean(0))
         scores = [metrics.cosine(f(validation[0]), validation[1]) for f in fits]
         chosen.append(int(np.argmax(scores)))
-        answer = baselines.ridge(c, z, *validation)
+        answer = baselines.ridge([(c[:7], z[:7]), (c[7:], z[7:])], *validation)
         torch.testing.assert_close(answer(c_new), fits[chosen[-1]](c_new), atol=1e-4, rtol=1e-4)
     assert chosen[0] != chosen[1]
 
@@ -555,8 +557,9 @@ def toy(tmp_path):
     def make(steps, lr=3e-3):
         flags = f"--dataset latents --steps {steps} --width 32 --layers 3 --batch 64 --ema 0.98"
         args = train.parse([*flags.split(), "--lr", str(lr)])
+        train.fit_to_data(args, train.FLAGS, 3000, torch.device("cpu"))
         twin = Translator(6, 4, args.width, args.layers)
-        twin.fit(latents.chunks("image->text"))
+        twin.fit(closed_form.moments(latents.chunks("image->text")))
         run = SimpleNamespace(args=args, folder=str(tmp_path), device=torch.device("cpu"))
         run.dims, run.translators = {"image->text": (6, 4)}, {"image->text": twin}
         return run, latents
@@ -725,7 +728,7 @@ def test_a_run_answers_with_the_averaged_weights(trained):
             assert torch.equal(value, saved["learners"][d]["ema"]["module." + name])
         c = run.latents("test")[1].of(d, np.arange(5))[0]
         cM, F = run.terms(d, c, 1)
-        expected = (cM + run.gamma[d] * F) / run.translators[d].z_scale
+        expected = run.length[d] * ((cM + run.gamma[d] * F) / run.translators[d].z_scale)
         assert torch.equal(run.translate(d, c, 1), expected)
         assert not torch.equal(run.translate(d, c, 1), run.translate(d, c, 2)) or run.gamma[d] == 0
 
