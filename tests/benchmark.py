@@ -1,16 +1,22 @@
 """
-benchmark.py: where the time goes. Not a test: numbers for a machine, about two minutes.
+benchmark.py: where the time goes. Not a test: numbers for a machine, about three minutes.
 
-    python tests/benchmark.py                   all three tables on the CPU
-    python tests/benchmark.py --device cuda     the same on a GPU
+    python tests/benchmark.py                   all four tables on the CPU
+    python tests/benchmark.py --device cuda     the first three on a GPU
+    python tests/benchmark.py --only 4          one of them
 
 1  a training step: steps/s, the share of time outside forward, backward and optimiser, and the
    achieved FLOP/s beside torch.matmul on the same shapes, timed in turn with it
 2  a sampled vector: milliseconds against the number of DDIM steps, with and without guidance
 3  10^4, 10^5 and 10^6 cached pairs: time a pair and memory, which should not grow
+4  training of both directions beside another program that keeps one core busy: side by side, as
+   train.py trains, it should be at most 2.5 times slower than alone; one direction after the
+   other, each operation on all cores, waits for the core that the other program has
 """
 
 import argparse
+import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -26,7 +32,7 @@ import devices
 import runs
 import train
 from ddim_translator import Translator
-from latents import Latents
+from latents import DIRECTIONS, Latents
 
 H1, H2, BATCH = 512, 512, 256  # CLIP ViT-B/32
 
@@ -49,7 +55,13 @@ def arguments(width, device):
     line = f"--dataset latents --width {width} --batch {BATCH} --device {device}"
     args = train.parse(line.split())
     args.amp = devices.choose_amp(args.amp, torch.device(device))
+    train.fit_to_data(args, train.FLAGS, 20_000, torch.device(device))
     return args
+
+
+def learner(direction, latents, args, device):
+    """One direction as train.py makes it; random pairs may be their own validation pairs."""
+    return train.Learner(direction, latents, latents, args, device)
 
 
 def clock(f, device, repeat):
@@ -86,7 +98,7 @@ def step_table(device, repeat):
         args = arguments(width, device)
         with tempfile.TemporaryDirectory() as folder:
             latents = synthetic(20_000, folder)
-            side = train.Learner("text->image", latents, args, device)
+            side = learner("text->image", latents, args, device)
             batch = runs.draw_batch(latents, "text->image", 0, args)
             draw = lambda: runs.draw_batch(latents, "text->image", 1, args)
             step = lambda: train.train_step(side, batch, 0, args, device)
@@ -120,7 +132,7 @@ def scale_row(n, device):
     with tempfile.TemporaryDirectory() as folder:
         latents = synthetic(n, folder)
         start = time.perf_counter()
-        side = train.Learner("text->image", latents, args, device)
+        side = learner("text->image", latents, args, device)
         fit = time.perf_counter() - start
         start = time.perf_counter()
         for step in range(30):
@@ -133,18 +145,70 @@ def scale_row(n, device):
         print(f"{n:>10}{fit / n * 1e6:>12.2f}{train_ms:>12.3f}{own:>12.2f}{mapped:>12.2f}")
 
 
+@contextlib.contextmanager
+def busy():
+    """Another program at work, which takes one core for as long as it runs."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(1.0)  # until it has started
+        yield
+    finally:
+        other.kill()
+        other.wait()
+
+
+def in_turn(function, items):
+    """One item after the other, each with all threads: the other way to train two directions."""
+    return [function(item) for item in items]
+
+
+def rounds_per_second(each, learners, args, device, steps):
+    """Steps/s of both directions together, the median of three rounds."""
+    go = functools.partial(
+        train.train_round, steps=range(steps), args=args, device=device, rank=0, world=1
+    )
+    each(go, learners)  # the first one is slow
+    speeds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        each(go, learners)
+        speeds.append(steps / (time.perf_counter() - start))
+    return float(np.median(speeds))
+
+
+def beside_table(device, repeat, width=256):
+    print(f"\n4. steps/s of both directions, width {width}, beside a program that has one core")
+    print(f"{'':24}{'alone':>10}{'beside':>10}{'slower':>10}")
+    args = arguments(width, device)
+    with tempfile.TemporaryDirectory() as folder:
+        latents = synthetic(20_000, folder)
+        learners = [learner(direction, latents, args, device) for direction in DIRECTIONS]
+        for name, each in (("side by side", devices.side_by_side), ("in turn", in_turn)):
+            alone = rounds_per_second(each, learners, args, device, 5 * repeat)
+            with busy():
+                beside = rounds_per_second(each, learners, args, device, 5 * repeat)
+            print(f"{name:24}{alone:>10.2f}{beside:>10.2f}{alone / beside:>9.1f}x", flush=True)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[1])
     p.add_argument("--device", default="cpu")
     p.add_argument("--repeat", type=int, default=12)
+    p.add_argument("--only", type=int, nargs="+", default=[1, 2, 3, 4], help="these tables alone")
     p.add_argument("--scale-row", type=int, help=argparse.SUPPRESS)
     a = p.parse_args()
     device = torch.device(a.device)
     if a.scale_row:
         return scale_row(a.scale_row, device)
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
-    step_table(device, a.repeat)
-    sampling_table(device)
+    if 1 in a.only:
+        step_table(device, a.repeat)
+    if 2 in a.only:
+        sampling_table(device)
+    if 4 in a.only and device.type == "cpu":
+        beside_table(device, a.repeat)
+    if 3 not in a.only:
+        return
     print("\n3. cached pairs (width 256): microseconds a pair to fit, milliseconds a trained pair,")
     print("   GiB of the process's own memory, and of the file pages that the system lends it")
     print(f"{'pairs':>10}{'fit us':>12}{'train ms':>12}{'own GiB':>12}{'lent GiB':>12}", flush=True)

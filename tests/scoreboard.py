@@ -33,9 +33,10 @@ def glyphs():
     import train
 
     args = train.parse([])
-    E_image, E_text, *known = runs.load_latents(args, "cpu", 0, 1)
+    found = runs.load_latents(args, "cpu", 0, 1)
     test = data.load(args.dataset, args.data_dir, "test")
-    sets = [*known, latents.encode_split(test, E_image, E_text, args.cache_dir)]
+    encoders = found.encoders["image"], found.encoders["text"]
+    sets = [found.train, found.val, latents.encode_split(test, *encoders, args.cache_dir)]
     return {d: [x for s in sets for x in s.of(d, s.full)] for d in latents.DIRECTIONS}
 
 
@@ -85,7 +86,7 @@ def board(translate, latents, seconds):
     rows, said, times = {"mean": [], "ridge": [], "yours": []}, [], []
     for direction, (c, z, c_val, z_val, c_new, z_new) in latents.items():
         rows["mean"].append(metrics.cosine(z.mean(0).expand_as(z_new), z_new))
-        rows["ridge"].append(metrics.cosine(ridge(c, z, c_val, z_val)(c_new), z_new))
+        rows["ridge"].append(metrics.cosine(ridge([(c, z)], c_val, z_val)(c_new), z_new))
         z_hat, used = ask(translate, c, z, c_val, z_val, c_new, seconds)
         cosine, word = judge(z_hat, z_new, rows["ridge"][-1], used, seconds)
         rows["yours"].append(cosine)

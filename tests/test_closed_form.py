@@ -181,6 +181,12 @@ def test_gamma_of_a_useless_F_is_zero():
     c, z = problem()
     assert best_gamma(z + 0.1, -z, z) == 0.0
     assert best_gamma(z.clone(), torch.randn(N, H2), z) == 0.0
+    # gamma_star may see a use where there is none: by its means, a long c M asks for much of F,
+    # which is the end of a short one.
+    cM = torch.tensor([[0.01, 0.0, 0.0], [10.0, 0.0, 0.0]])
+    F = torch.tensor([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0]])
+    z = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.05, 0.0]])
+    assert gamma_star(cM, F, z) > 0.1 and best_gamma(cM, F, z) == 0.0
 
 
 # -- the faded input
