@@ -45,6 +45,13 @@ def run(trained, tmp_path):  # noqa: F811
     return copy
 
 
+def unfinished(saved):
+    """As a checkpoint of step 5 is: not at its end, and no weights have been compared yet."""
+    saved.update(finished=False, step=5)
+    for side in saved["learners"].values():
+        side["best"] = {"cosine": -1.0, "step": 0, "weights": None}
+
+
 def stop_at(monkeypatch, step):
     """Ctrl-C in the middle of a run."""
     real = train.draw_batch
@@ -127,7 +134,7 @@ def test_second_run_is_refused(flags, tmp_path):  # noqa: F811
 def test_resume_refuses_other_data(flags, run, pair_files, tmp_path):  # noqa: F811
     """Otherwise one half of a run sees other pairs than the other half, without a word."""
     run()
-    edit(tmp_path / "run", lambda saved: saved.update(finished=False, step=5))
+    edit(tmp_path / "run", unfinished)
     before = (tmp_path / "run" / "model.pt").read_bytes()
     b = np.load(pair_files[1])
     np.save(tmp_path / "other.npy", b[::-1])
@@ -145,7 +152,7 @@ def test_resume_refuses_other_data(flags, run, pair_files, tmp_path):  # noqa: F
 def test_resume_takes_the_encoders_of_the_checkpoint(flags, run, tmp_path, monkeypatch):  # noqa: F811
     """Otherwise PCA is fitted again, to other numbers where the machine's library is another."""
     run()
-    edit(tmp_path / "run", lambda saved: saved.update(finished=False, step=5))
+    edit(tmp_path / "run", unfinished)
     monkeypatch.setattr("encoders.make", lambda *a, **kw: pytest.fail("fitted again"))
     monkeypatch.setattr("runs.load_encoders", lambda *a: pytest.fail("fitted again"))
     monkeypatch.setattr("encoders.from_state", real_none(monkeypatch))
@@ -210,7 +217,7 @@ def test_picture_is_there_before_the_run_is_finished(flags, tmp_path, monkeypatc
 def test_precision_may_change_on_resume(flags, run, tmp_path, then):  # noqa: F811
     """Otherwise --amp fp16 meets the empty state of a loss scaler that was switched off."""
     run("--amp bf16")
-    edit(tmp_path / "run", lambda saved: saved.update(finished=False, step=5))
+    edit(tmp_path / "run", unfinished)
     train.main(flags(f"--amp {then} --resume"))
 
 
