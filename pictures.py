@@ -4,6 +4,7 @@ pictures.py: the figures of both papers, drawn from a run.
     draw_losses      both   the losses of a run over its steps        RUN/loss.png
     retrieval        MT     captions, and the images that are found   RUN/retrieval.png
     drawn_captions   MT     images drawn from captions never seen     RUN/text-to-image*.png
+    draw_captions    MT     captions of images, right and wrong       RUN/captioning.png
     curves           MT     cosine against gamma, omega, steps, K     RUN/curves.png
     draw_columns     LD     samples of a bridge beside the truth      RUN/samples.png, parts.png
     draw_trade_off   LD     quality against network evaluations       RUN/trade-off.png
@@ -208,6 +209,53 @@ def answers_to_draw(evaluation, c, z, samples):
     for n in range(samples):
         columns[f"sample {n + 1}"] = net.sample(c_there, **how).cpu()
     return columns
+
+
+# --------------------------------------------------------------------------------------------------
+# MT: captions, for tables/captioning.py
+
+KINDS = {"right": 1.0, "similar": 0.7, "confused": 0.4, "other": 0.0}  # ROUGE-L of at least
+SHOWN = ("ours + CapDec", "ours + ClipCap", "caption of the nearest image")
+
+
+def draw_captions(evaluation, images, captions, references, each=2):
+    """MT Fig. 4: `each` images of each kind of caption by "ours + CapDec"; all go to a text file.
+
+    images (N,); captions {method of SHOWN: N strings}; references: N lists of strings"""
+    kinds = []
+    for caption, texts in zip(captions["ours + CapDec"], references, strict=True):
+        references_of = [metrics.caption_tokens(text) for text in texts]
+        score = metrics.rouge_l([metrics.caption_tokens(caption)], [references_of])
+        # The 1e-9 is for rounding: 7 of 10 may come out as 0.6999999.
+        reached = [kind for kind, least in KINDS.items() if score >= least - 1e-9]
+        kinds.append(reached[0])
+
+    # Photos have file names, glyphs only numbers.
+    name_of = getattr(evaluation.test.images, "name", str)
+    path = evaluation.path("captions", ".txt")
+    with whole(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
+        for n, i in enumerate(images.tolist()):
+            lines = [f"{method}: {captions[method][n]}" for method in SHOWN]
+            lines += [f"reference: {text}" for text in references[n]]
+            print(f"image {name_of(i)}", *lines, sep="\n  ", file=f)
+
+    # The first of each kind in a shuffled, but always the same order.
+    order = np.random.default_rng(0).permutation(len(images)).tolist()
+    chosen = []
+    for kind in KINDS:
+        chosen += [n for n in order if kinds[n] == kind][:each]
+    fig = Figure(figsize=(8, 0.95 * len(chosen)), layout="constrained")
+    axes = fig.subplots(len(chosen), 2, squeeze=False, width_ratios=(1, 8))
+    for (left, right), n in zip(axes, chosen, strict=True):
+        show_image(left, evaluation.test.images[int(images[n])])
+        # The share tells how common a kind is: two are shown, whether there are two or 200.
+        share = kinds.count(kinds[n]) / len(kinds)
+        lines = [f"{kinds[n].upper()}, {share:.0%} of {len(images)}"]
+        lines += [f"{method}: {captions[method][n]}" for method in SHOWN]
+        lines.append(f"reference: {references[n][0]}")
+        right.axis("off")
+        right.text(0, 0.5, "\n".join(lines), va="center", fontsize=8, parse_math=False)
+    evaluation.figure(fig, evaluation.label("captioning"))
 
 
 # --------------------------------------------------------------------------------------------------

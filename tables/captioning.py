@@ -34,12 +34,10 @@ and 3/2. The rows of the table:
     caption of the nearest image      copied from the most similar training image: no decoder
     CapDec of the true latent         a true caption's latent -> words: what CapDec itself can do
 
-The scores, BLEU and ROUGE-L, compare words with true captions: see metrics.py.
-
 Map      Captioner                   the decoder: prefix, loss, generation
          make_captioner              its tokenizer and language model, made here or pretrained
-         fit_captioner, captioner    its training
-         captioning, draw_captions   MT Table 5, MT Fig. 4
+         fit_captioner, captioners   its training
+         captioning                  MT Table 5; pictures.py draws Fig. 4
 Letters  B captions of a batch   L tokens of the longest   N latents   h their width
 """
 
@@ -51,7 +49,6 @@ import sys
 import numpy as np
 import torch
 import torch.nn.functional as fn
-from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
@@ -60,11 +57,12 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import evaluate
 import metrics
 from checkpoints import load_if_same, save_checkpoint
+from devices import side_by_side
 from encoders import fixed_sample, reason
 from errors import EncoderError, run_script
-from pictures import show_image
+from pictures import SHOWN, draw_captions
 from pretrained import load_hf
-from safe_files import whole, write_json
+from safe_files import write_json
 from scores import at_work, print_scores
 
 # Training steps of a decoder. A few captions it knows by heart after 100 passes over them; below
@@ -72,8 +70,8 @@ from scores import at_work, print_scores
 LEAST_STEPS, MOST_STEPS, MOST_PASSES = 200, 2000, 100
 MAX_TOKENS = 64  # of a caption, EOS included; those of COCO have about ten words, a name six
 
-# The package transformers takes seconds to import. reproduce.py imports this file for its list of
-# tables alone, so what is needed of transformers is imported in the functions that use it.
+# transformers takes seconds to import, and reproduce.py imports this file for its list alone: so it
+# is imported in the functions that use it.
 
 
 class Captioner(nn.Module):
@@ -322,32 +320,47 @@ def noise_level(z_hat, z):
     return error.square().mean().sqrt().item()
 
 
-def captioner(evaluation, name, noise, lm="scratch"):
-    """A decoder of latents into words, trained on the run's captions once; kept in RUN/NAME.pt.
+def captioners(evaluation, noises, lm="scratch"):
+    """{name: a decoder of latents into words} for {name: noise}, trained once; kept in RUN/NAME.pt.
 
     "capdec": trained on text latents with noise, without images; "clipcap": on image latents."""
-    run = evaluation.run
-    latents, captions = evaluation.training, evaluation.train_set.captions
-    pairs = latents.pairs[latents.full]  # (P, 2): image i, caption j
-    source, rows = latents.image, pairs
-    if name == "capdec":
-        source, rows = latents.text, pairs[:, [1, 1]]  # a caption is written for its own latent
-
-    # All that the weights depend on: where one of these is new, the decoder is trained again.
-    stamp = {"data": evaluation.train_set.key, "lm": lm, "noise": noise}
+    run, captions = evaluation.run, evaluation.train_set.captions
+    # All that the weights depend on: where one of these is new, a decoder is trained again.
+    stamp = {"data": evaluation.train_set.key, "lm": lm}
     stamp["encoders"] = [run.E_image.fingerprint, run.E_text.fingerprint]
-    path = os.path.join(run.folder, f"{name}.pt")
-    saved = load_if_same(path, stamp)
-    if saved:
-        return captioner_from_state(saved.get("captioner"), run.device)
+    path = {name: os.path.join(run.folder, f"{name}.pt") for name in noises}
+    found, missing = {}, []
+    for name, noise in noises.items():
+        saved = load_if_same(path[name], {**stamp, "noise": noise})
+        if saved:
+            found[name] = captioner_from_state(saved.get("captioner"), run.device)
+            continue
+        source, rows = examples(evaluation, name)
+        # Half a million captions have all common words; CC3M has three million.
+        words = [captions[j] for j in rows[fixed_sample(len(rows), 500_000), 1].tolist()]
+        model = make_captioner(len(source[0]), lm, words, evaluation.download)
+        found[name] = model.to(run.device)
+        missing.append(name)
 
-    # Half a million captions have all common words; CC3M has three million.
-    some = fixed_sample(len(pairs), 500_000)
-    words = [captions[j] for j in pairs[some, 1].tolist()]
-    model = make_captioner(len(source[0]), lm, words, evaluation.download)
-    fit_captioner(model.to(run.device), source, captions, rows, noise, desc=name)
-    save_checkpoint(path, {**stamp, "captioner": model.state()})
-    return model
+    def train(name):
+        model, noise = found[name], noises[name]
+        source, rows = examples(evaluation, name)
+        fit_captioner(model, source, captions, rows, noise, desc=name)
+        save_checkpoint(path[name], {**stamp, "noise": noise, "captioner": model.state()})
+
+    # Side by side, but for a pretrained model: the random numbers of dropout have one source.
+    alone = run.device.type != "cpu" or lm != "scratch"
+    list(map(train, missing) if alone else side_by_side(train, missing))
+    return found
+
+
+def examples(evaluation, name):
+    """(latents (N, h), rows (P, 2)) that a decoder learns from: see fit_captioner."""
+    latents = evaluation.training
+    pairs = latents.pairs[latents.full]  # image i, caption j
+    if name == "capdec":
+        return latents.text, pairs[:, [1, 1]]  # a caption is written for its own latent
+    return latents.image, pairs
 
 
 # --------------------------------------------------------------------------------------------------
@@ -371,8 +384,8 @@ def captioning(evaluation, lm="scratch", noise=None, most=1000):
     level = noise_level(run.translate("image->text", c_val), z_val)
     noise = round(level / 2, 4) if noise is None else noise
 
-    capdec = captioner(evaluation, "capdec", noise, lm)
-    clipcap = captioner(evaluation, "clipcap", 0.0, lm)
+    found = captioners(evaluation, {"capdec": noise, "clipcap": 0.0}, lm)
+    capdec, clipcap = found["capdec"], found["clipcap"]
     images, first, references = test_images(evaluation, most)
     c = torch.from_numpy(evaluation.latents.image[images])  # (N, h1)
     true = torch.from_numpy(evaluation.latents.text[first])  # (N, h2)
@@ -450,49 +463,6 @@ def caption_scores(texts, references):
     return scores
 
 
-KINDS = {"right": 1.0, "similar": 0.7, "confused": 0.4, "other": 0.0}  # ROUGE-L of at least
-SHOWN = ("ours + CapDec", "ours + ClipCap", "caption of the nearest image")
-
-
-def draw_captions(evaluation, images, captions, references, each=2):
-    """MT Fig. 4: `each` images of each kind of caption by "ours + CapDec"; all go to a text file.
-
-    images (N,); captions {method of SHOWN: N strings}; references: N lists of strings"""
-    kinds = []
-    for caption, texts in zip(captions["ours + CapDec"], references, strict=True):
-        score = metrics.rouge_l([metrics.caption_tokens(caption)], [tokens_of(texts)])
-        # The 1e-9 is for rounding: 7 of 10 may come out as 0.6999999.
-        reached = [kind for kind, least in KINDS.items() if score >= least - 1e-9]
-        kinds.append(reached[0])
-
-    # Photos have file names, glyphs only numbers.
-    name_of = getattr(evaluation.test.images, "name", str)
-    path = evaluation.path("captions", ".txt")
-    with whole(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
-        for n, i in enumerate(images.tolist()):
-            lines = [f"{method}: {captions[method][n]}" for method in SHOWN]
-            lines += [f"reference: {text}" for text in references[n]]
-            print(f"image {name_of(i)}", *lines, sep="\n  ", file=f)
-
-    # The first of each kind in a shuffled, but always the same order. The share tells how common a
-    # kind is: two are shown, whether there are two or 200.
-    order = np.random.default_rng(0).permutation(len(images)).tolist()
-    chosen = []
-    for kind in KINDS:
-        chosen += [n for n in order if kinds[n] == kind][:each]
-    fig = Figure(figsize=(8, 0.95 * len(chosen)), layout="constrained")
-    axes = fig.subplots(len(chosen), 2, squeeze=False, width_ratios=(1, 8))
-    for (left, right), n in zip(axes, chosen, strict=True):
-        show_image(left, evaluation.test.images[int(images[n])])
-        share = kinds.count(kinds[n]) / len(kinds)
-        lines = [f"{kinds[n].upper()}, {share:.0%} of {len(images)}"]
-        lines += [f"{method}: {captions[method][n]}" for method in SHOWN]
-        lines.append(f"reference: {references[n][0]}")
-        right.axis("off")
-        right.text(0, 0.5, "\n".join(lines), va="center", fontsize=8, parse_math=False)
-    evaluation.figure(fig, evaluation.label("captioning"))
-
-
 def parse(argv=None):
     parser = argparse.ArgumentParser(description="Captions from translated latents.")
     evaluate.add_flags(parser, pool=False)
@@ -510,9 +480,8 @@ def parse(argv=None):
 
 def main(argv=None):
     args = parse(argv)
-    # None of the trained baselines (kNN, MLP) has a row in this table.
     with at_work(args.run):
-        evaluation = evaluate.open_evaluation(args, trained=())
+        evaluation = evaluate.open_evaluation(args, trained=())  # no kNN, no MLP in this table
         captioning(evaluation, args.lm, args.noise, args.limit or 1000)
 
 
