@@ -21,6 +21,7 @@ from errors import RunError, run_script
 from scores import at_work
 from tables import (
     captioning,
+    choices,
     encoder_pairs,
     lddbm,
     released,
@@ -64,6 +65,7 @@ MT_ENTRIES = [
     Entry("Fig. 4",   "captions, right to wrong",  4, f"reproduce.py captioning {MT}"),
     Entry("-",        "gamma, omega, steps, K",    1, f"evaluate.py {MT} --task curves"),
     Entry("-",        "a small CLIP and its gap", 16, "reproduce.py small-clip"),
+    Entry("-",        "our choices, measured",   60, "reproduce.py choices"),
     Entry("-",        "three training seeds",    25, "reproduce.py training-seeds"),
     Entry("-",        "... with 3,000 pairs",     8, "reproduce.py training-seeds --pairs 3000"),
     Entry("-",        "as printed, as released",  20, "reproduce.py as-released"),
@@ -120,6 +122,7 @@ SCRIPTS = {
     "encoder-pairs": encoder_pairs.main,
     "small-clip": small_clip.main,
     "training-seeds": training_seeds.main,
+    "choices": choices.main,
     "as-released": released.main,
 }
 

@@ -15,6 +15,7 @@ import train
 import train_bridge
 from tables import (
     captioning,
+    choices,
     encoder_pairs,
     lddbm,
     released,
@@ -44,6 +45,7 @@ TABLES = {  # the names that reproduce.py hands on
     "encoder-pairs": encoder_pairs.parse,
     "small-clip": small_clip.parse,
     "training-seeds": training_seeds.parse,
+    "choices": choices.parse,
     "as-released": released.parse,
 }
 
