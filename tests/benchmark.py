@@ -148,7 +148,9 @@ def scale_row(n, device):
 @contextlib.contextmanager
 def busy():
     """Another program at work, which takes one core for as long as it runs."""
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    # It ends with this process, even if this one is killed.
+    code = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
+    other = subprocess.Popen([sys.executable, "-c", code])
     try:
         time.sleep(1.0)  # until it has started
         yield

@@ -276,7 +276,7 @@ MUTANTS = [
     ("lambda in the units of c", CLOSED, "found.CC + lam * s * torch", "found.CC + lam * torch", CLOSED_FORM),
     ("a bias without c's mean", CLOSED, "return W, found.z_mean - found.c_mean @ W", "return W, found.z_mean", CLOSED_FORM),
     ("always the smallest lambda", CLOSED, "return max(LAMBDAS, key=score)", "return LAMBDAS[0]", CLOSED_FORM),
-    ("variances in float32", CLOSED, "torch.ones(len(c), 1)], 1).double()", "torch.ones(len(c), 1)], 1).float()", CLOSED_FORM),
+    ("variances in float32", CLOSED, "G = G + c_one.T @ torch.cat([c_one, z.double()], 1)", "G = G + (c_one.float().T @ torch.cat([c_one.float(), z], 1)).double()", CLOSED_FORM),
     ("gamma = 0 is no choice", CLOSED, "max([0.0, *grid.tolist()], key=score)", "max(grid.tolist(), key=score)", CLOSED_FORM),
     ("|F| = 1 is taken for granted", CLOSED, "return (a * up / down / F.norm(dim=1).mean())", "return (a * up / down)", CLOSED_FORM),
     ("the input does not fade", DDIM, "self.net(self.alpha[t][:, None].sqrt() * z_t, t", "self.net(z_t, t", CLOSED_FORM),
