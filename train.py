@@ -343,7 +343,7 @@ def train(args):
         check_method(args)
         if rank == 0:
             print(told)
-    # Every second row of the batch has a part of its own in the loss (see draw_noise): the slice
+    # Every eighth row of the batch has a part of its own in the loss (see draw_noise): the slice
     # of each process has to begin with such a row.
     if args.batch % (ROWS_AT_T * world):
         told = f"is not a multiple of {ROWS_AT_T} x {world} process(es)"
