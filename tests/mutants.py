@@ -305,7 +305,7 @@ MUTANTS = [
     ("released: M sees c without its mean", RELEASED, "c = c / self.c_scale + self.c_mean", "c = c / self.c_scale", AS_RELEASED),
     ("released: one number for all", RELEASED, "self.r_scale.copy_(z_var.rsqrt())", "self.r_scale.copy_(z_var.mean().rsqrt())", AS_RELEASED),
     ("released: Eq. 5 in z-scores", RELEASED, "self.z_scale.fill_(1.0)", "pass", AS_RELEASED),
-    ("released: one noise for both samples", RELEASED, "return guide(with_c, without, omega)", "return guide(with_c, with_c, omega)", AS_RELEASED),
+    ("released: a sample guided by itself", RELEASED, "return guide(with_c, without, omega)", "return guide(with_c, with_c, omega)", AS_RELEASED),
     ("released: guided with its sign turned", RELEASED, "return guide(with_c, without, omega)", "return guide(without, with_c, omega)", AS_RELEASED),
     ("released: a coin for each row", RELEASED, "keep=kept.expand(len(c))", "keep=noise.keep", AS_RELEASED),
     ("released: L_recon without c", RELEASED, "lam1 = lam1 if kept else 0.0", "pass", AS_RELEASED),

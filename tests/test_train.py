@@ -475,7 +475,7 @@ def two_cores(monkeypatch):
 
 def test_side_by_side(two_cores):
     """Otherwise answers come in the order in which they are done, or one after the other."""
-    meeting = threading.Barrier(2, timeout=60)
+    meeting = threading.Barrier(2, timeout=20)
 
     def square(x):
         meeting.wait()  # each waits for the other: one after the other would never end
