@@ -7,6 +7,7 @@ MODULE is a name on the path (assignments.ex02_ddim_step) or a file; `--impl` al
 exercise in assignments/. Nothing of the student's is written to.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -20,6 +21,7 @@ import torch
 from grading import STUBS, Mistake
 
 import ddim_translator
+import glyphs
 import latent_bridge
 import metrics
 
@@ -126,6 +128,14 @@ def lacking(student, graded):
         if 0 < len(left) < len(asked):
             lines.append(f"not there, and not graded: {', '.join(left)} ({stub.name})")
     return lines
+
+
+@pytest.fixture(autouse=True, scope="session")
+def characters_are_hashed_once():
+    """Twelve typefaces have the same characters: without this, half a minute of SHA-256."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyphs, "uniforms", functools.cache(glyphs.uniforms))
+        yield
 
 
 @pytest.fixture(autouse=True)
