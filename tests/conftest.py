@@ -7,6 +7,7 @@ MODULE is a name on the path (assignments.ex02_ddim_step) or a file; `--impl` al
 exercise in assignments/. Nothing of the student's is written to.
 """
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -22,6 +23,7 @@ from grading import STUBS, Mistake
 import closed_form
 import ddim_translator
 import devices
+import glyphs
 import latent_bridge
 import metrics
 
@@ -135,6 +137,14 @@ def no_bf16_units():
     """A CPU without units for bf16 (AMX), so that every machine's tests compute the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(devices, "cpu_multiplies_bf16", lambda: False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def characters_are_hashed_once():
+    """Twelve typefaces have the same characters: without this, half a minute of SHA-256."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyphs, "uniforms", functools.cache(glyphs.uniforms))
         yield
 
 

@@ -27,6 +27,8 @@ def start(work, said=os.devnull, **env):
         sys.stdout = sys.stderr = open(said, "a", buffering=1)
         work()
         code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else bool(stop.code)
     except BaseException:
         traceback.print_exc()
     finally:

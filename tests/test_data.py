@@ -700,13 +700,13 @@ def test_cc3m_raw_table(tmp_path):
 
 def test_cc3m_table_needs_no_objects(tmp_path):
     """3.3 M rows would need gigabytes of Python strings, or minutes to open."""
-    n = 200_000
+    n = 50_000
     with open(tmp_path / "Train_GCC-training_output.csv", "w") as f:
         f.write("title\tfilepath\n")
         f.writelines(f"caption of image number {k}\tcc_data/{k % 999}/{k}.jpg\n" for k in range(n))
-    start = time.perf_counter()
+    start = time.process_time()  # not the clock's, which counts what other programs do
     split = load("cc3m", tmp_path, "train")
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5 * n / 200_000  # 80 s for all of CC3M
     assert 0.985 * n < len(split.images) < 0.995 * n
     del split
     tracemalloc.start()
@@ -714,8 +714,8 @@ def test_cc3m_table_needs_no_objects(tmp_path):
     held, peak = (size / n for size in tracemalloc.get_traced_memory())
     tracemalloc.stop()
     assert held < 150 and peak < 300, (held, peak)  # bytes a row; two strings alone take 150
-    k = split.captions[123_456].split()[-1]
-    assert split.images.name(123_456).endswith(f"/{k}.jpg")
+    k = split.captions[12_345].split()[-1]
+    assert split.images.name(12_345).endswith(f"/{k}.jpg")
 
 
 # --------------------------------------------------------------------------------------------------

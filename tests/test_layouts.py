@@ -17,7 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from test_data import CLASSES, NAMES
-from test_evaluate import TOGETHER, check, not_blank, table
+from test_evaluate import TOGETHER, check, draw_roughly, not_blank, table
 
 import baselines
 import data
@@ -132,12 +132,6 @@ def few_photos(root, split, load=data.LOADERS["cifar10"]):
     n = {"train": 2000, "val": 500, "test": None}[split]
     images = glyphs.Images(found.images.pixels[:n], found.images.names[:n])
     return found._replace(images=images, pairs=found.pairs[:n], bare=found.bare[:n])
-
-
-def draw_roughly(figure, path, save=Figure.savefig, **options):
-    """A figure at half of its points, its parts not fitted to each other: a third of the time."""
-    figure.set_layout_engine("none")
-    save(figure, path, dpi=50, format="png")
 
 
 @pytest.fixture(scope="module")

@@ -237,11 +237,11 @@ def test_handbags_on_disk(tmp_path):
 def write_binvox(path, volume):
     """volume [x, y, z], run by run: y fastest, then z, then x, as binvox's own page says."""
     (X, Y, Z), out = volume.shape, bytearray()
-    for value in (volume[x, y, z] for x in range(X) for z in range(Z) for y in range(Y)):
-        if out and out[-2] == value and out[-1] < 255:
-            out[-1] += 1
-        else:
-            out += bytes([int(value), 1])
+    values = volume.transpose(0, 2, 1).ravel()
+    ends = [*(np.flatnonzero(values[1:] != values[:-1]) + 1), len(values)]
+    for start, end in zip([0, *ends], ends, strict=False):  # of runs of one value
+        for k in range(start, end, 255):  # a length is one byte
+            out += bytes([int(values[start]), min(255, end - k)])
     head = f"#binvox 1\ndim {X} {Z} {Y}\ntranslate -0.5 0 -0.25\nscale 1\ndata\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(head.encode() + bytes(out))

@@ -1,5 +1,6 @@
 """tables/small_clip.py: a CLIP fitted on flat colours, saved, loaded, interrupted."""
 
+import functools
 import runpy
 import sys
 
@@ -24,9 +25,13 @@ TINY = {
 COLOURS = "red green blue yellow cyan magenta black white gray orange purple".split()
 
 
+tokenizer_of = functools.cache(open_clip.SimpleTokenizer)  # its words are read for 0.3 s
+
+
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setattr(small_clip, "SMALL", TINY)
+    monkeypatch.setattr(open_clip, "SimpleTokenizer", tokenizer_of)
 
 
 class Flat(list):
