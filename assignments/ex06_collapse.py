@@ -8,7 +8,8 @@ Expect   size of M at gamma = 1 and norm sqrt(128): 0.9116 +- 0.0001
 Explain  CLIP's latents have length 1, and MT says gamma = 1. What will M learn, and why does
          z_hat look no worse for it? MT's own Table 7 finds c M alone at 0.84: what may differ?
 Hint     F = z / |z|: what is z - gamma F? Least squares is linear in what it fits.
-See it   python train.py --quick --gamma 11.3 --out runs/collapse    |z| is 11 in text->image
+See it   python train.py --quick --objective joint --normalize row --gamma 11.3
+             --out runs/collapse                                     |z| is 11 in text->image
          python evaluate.py runs/collapse --task ablation
          "projection only" is c M: cosine -0.20 (-0.09 in image->text). With gamma = 1, in the
          longer run of RESULTS.md, it is 0.51 (0.39). Why is it not 0 but below?

@@ -5,6 +5,7 @@ By hand, on small problems; no trained network. Run: pytest tests/test_as_releas
 """
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -252,6 +253,9 @@ def test_a_whole_batch_is_in_one_process(tmp_path, monkeypatch):
     """Otherwise each process drops its own slice, and their gradients do not fit together."""
     cpu = torch.device("cpu")
     monkeypatch.setattr(train, "start_processes", lambda device: (0, 2, cpu))
+    splits = {"train": SimpleNamespace(bare=np.zeros(5, bool))}
+    monkeypatch.setattr(train, "load_splits", lambda args: splits)
+    monkeypatch.setattr(train, "train_in", lambda *args: pytest.fail("trained"))
     for name in ("norm", "drop"):
         args = train.parse(f"--released {name} --out {tmp_path}/run".split())
         with pytest.raises(RunError, match=f"--released {name} is for one process, not for 2"):
