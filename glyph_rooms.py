@@ -1,0 +1,316 @@
+"""
+glyph_rooms.py: rooms of letters, seen from their middle. From six pictures, what stands where?
+
+LD's third task is nuScenes: six cameras on a car look all around, and the answer is a grid that says
+which cells of the space around it are occupied. This set asks the same and needs no download. Three
+to six letters, cut out of thick board as in glyph-solids, stand on the ground around the viewer:
+
+    y    (6, 1, 32, 32) uint8, pictures of six cameras that cover the full circle
+    x    (32, 32, 8) bool, occupied voxels [i, j, k], k = 0 on top. The ground is not part of it
+
+         i = 0    north            The plan, from above, as on a map. The viewer's eye is in the
+         + - - - - - - - - +       middle, 4 above the ground, half of the grid's height. Camera v
+         |       |  AA     |       looks 60 v degrees clockwise from north and sees 60 degrees: so
+    west |    5  |  0   1  | east  the pictures 0 ... 5 side by side are one panorama.
+         |   - - O - -     |       One voxel is one unit long. From the eye it is, for voxel (i, j, k),
+         |    4  |  3   2  |           north = 15.5 - i    east = j - 15.5    up = 3.5 - k
+         |       |    B    |
+         + - - - - - - - - +       What is B like, if a larger C stands between it and the eye?
+       j = 0   south               Nothing in y tells. Many x fit one y, and a sample is one of them.
+
+How far away is a letter? A small one that is near fills as many pixels as a large one far away, and
+brightness tells nothing: it depends on a face's direction alone, as in the light of a distant sun.
+What tells is where a letter meets the ground: the lower in the picture, the nearer.
+
+The classical answer, `visual_hull`, does not know that letters stand. It fills the whole cone
+behind each pixel that shows something. To place a letter in its cone is what there is to learn.
+
+Map      draw_room         the letters of one room, as voxels
+         ray_steps         which voxels a ray meets, in which order, and by which faces
+         render            voxels -> six pictures
+         visual_hull       six pictures -> voxels, without learning
+         glyph_rooms       the set, as Pairs
+Letters  B rooms   R = 6 * 32 * 32 rays, one a pixel   K steps of a ray   v a camera
+         row, u: of a pixel   [i, j, k] of a voxel
+Try      python data.py glyph-rooms     counts, and a picture
+"""
+
+import unicodedata
+from functools import cache
+
+import numpy as np
+
+from glyphs import FACES, LETTERS, SPLITS, Lazy, Pairs, digest, letter, open_face, split_of_character
+
+SHAPE = (32, 32, 8)  # of the grid: rows from north to south, columns from west to east, layers
+CAMERAS, SIDE = 6, 32  # SIDE x SIDE pixels each
+SLOPE = np.tan(np.radians(30))  # of the rays at the edges of a picture: 60 degrees in all
+HALF = np.array([16, 16, 4])  # from the eye to the walls of the grid: north, east, up
+
+# Nearer than this, a voxel of the top or bottom layer could be outside of the picture: it is 3.5
+# above or below the eye, has to be 3.5 / tan(30) = 6.06 deep, and at a picture's left and right
+# edge things are 1 / cos(30) times as far away as deep.
+NEAREST = 7
+
+ROOMS = {"train": 6000, "val": 300, "test": 300}
+FEWEST, MOST = 3, 6  # letters in a room
+
+
+# --------------------------------------------------------------------------------------------------
+# A room
+
+
+def letters_of(split):
+    """[(font, code), ...]: the letters and digits of bold faces whose character is of this split.
+
+    As in all glyph sets the split is by character: what stands in a room of test is nowhere in
+    train."""
+    found = []
+    for file, words in FACES.items():
+        if "bold" not in words:
+            continue
+        font, characters = open_face(file, 96)
+        codes = [c for c in characters if unicodedata.category(chr(c)) in LETTERS]
+        codes = np.array(codes)
+        found += [(font, int(code)) for code in codes[split_of_character(codes) == SPLITS[split]]]
+    return found
+
+
+def trimmed(mask):
+    """A mask without empty rows and columns around it: else a letter might float."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def corners(w, thickness, yaw, at):
+    """(4, 2): north and east of the corners of a letter's footprint; at: of its centre."""
+    along = np.array([-1, -1, 1, 1]) * w / 2
+    across = np.array([-1, 1, -1, 1]) * thickness / 2
+    north = along * np.cos(yaw) - across * np.sin(yaw)
+    east = along * np.sin(yaw) + across * np.cos(yaw)
+    return np.stack([north + at[0], east + at[1]], axis=1)
+
+
+def stand(mask, thickness, yaw, at):
+    """(32, 32, 8) bool: a letter's mask (h, w) made `thickness` thick, turned, and set down at `at`.
+
+    As glyphs.solid, but anywhere in the plan, and with its feet on the ground."""
+    h, w = mask.shape
+    i, j = np.mgrid[:32, :32]
+    north, east = 15.5 - i - at[0], j - 15.5 - at[1]
+    # Turned back by yaw, the letter stands straight: each cell asks where in it it lies.
+    along = north * np.cos(yaw) + east * np.sin(yaw)
+    across = east * np.cos(yaw) - north * np.sin(yaw)
+    column = np.floor(along + w / 2).astype(int)
+    inside = (column >= 0) & (column < w) & (np.abs(across) < thickness / 2)
+    volume = np.zeros(SHAPE, bool)
+    rows = mask[:, column.clip(0, w - 1)] & inside  # (h, 32, 32), the letter's top first
+    volume[:, :, SHAPE[2] - h :] = rows.transpose(1, 2, 0)
+    return volume
+
+
+def grown(plan):
+    """(32, 32) bool, and all cells beside it: letters shall not touch each other."""
+    framed = np.pad(plan, 1)
+    result = np.zeros_like(plan)
+    for i in range(3):
+        for j in range(3):
+            result |= framed[i : i + 32, j : j + 32]
+    return result
+
+
+def distances():
+    """(32, 32): how far the centre of each cell of the plan is from the viewer."""
+    i, j = np.mgrid[:32, :32]
+    return np.hypot(15.5 - i, j - 15.5)
+
+
+def draw_room(letters, name):
+    """(32, 32, 8) bool: three to six of these letters, as a hash of the room's name deals them.
+
+    A place that is taken, too near or outside of the grid is drawn again. Sizes are 6 to 8 voxels,
+    thickness U(2, 3), yaw U(0, 360) degrees, distance of the centre U(8, 18)."""
+    # Each room has its own generator: it stays what it is when others are added.
+    rng = np.random.default_rng(int(digest("room", name), 16))
+    wanted = FEWEST + int((MOST - FEWEST + 1) * rng.random())
+    volume = np.zeros(SHAPE, bool)
+    free = distances() >= NEAREST
+    while wanted:
+        u = rng.random(6)
+        mask = small_letter(*letters[int(u[0] * len(letters))], 6 + int(3 * u[1]))
+        if mask is None:
+            continue
+        thickness, yaw = 2 + u[2], 2 * np.pi * u[3]
+        angle, distance = 2 * np.pi * u[4], 8 + 10 * u[5]
+        at = distance * np.cos(angle), distance * np.sin(angle)
+        if np.abs(corners(mask.shape[1], thickness, yaw, at)).max() > 16:
+            continue
+        solid = stand(mask, thickness, yaw, at)
+        plan = solid.any(2)
+        if plan.any() and not (plan & ~free).any():
+            volume |= solid
+            free &= ~grown(plan)
+            wanted -= 1
+    return volume
+
+
+@cache
+def small_letter(font, code, size):
+    """(h, w) bool, max(h, w) <= size, or None where nothing of the letter is left."""
+    mask = letter(font, code, size)
+    return trimmed(mask) if mask is not None and mask.any() else None
+
+
+# --------------------------------------------------------------------------------------------------
+# What the cameras see
+#
+# The eye is always in the middle, so the same R rays start there in every room. Which voxels a ray
+# meets, in which order, is computed once and exactly; to render a room is then to look these voxels
+# up, and to take the first one that is occupied.
+
+
+def camera_axes():
+    """(6, 2), (6, 2): north and east of where each camera looks, and of what is to its right."""
+    yaw = np.radians(60 * np.arange(CAMERAS))
+    forward = np.stack([np.cos(yaw), np.sin(yaw)], axis=1)
+    right = np.stack([-np.sin(yaw), np.cos(yaw)], axis=1)
+    return forward, right
+
+
+def ray_directions():
+    """(R, 3) north, east, up of the ray through the centre of each pixel; R counts v, row, u.
+
+    direction = forward + X right + Y up, with X = SLOPE (u - 15.5) / 16, Y = SLOPE (15.5 - row) / 16.
+    It is not of length 1: it is 1 deep."""
+    forward, right = camera_axes()
+    offset = SLOPE * (np.arange(SIDE) + 0.5 - SIDE / 2) / (SIDE / 2)  # (32,) of centres of pixels
+    X, Y = offset[None, None, :, None], -offset[None, :, None, None]
+    flat = forward[:, None, None] + X * right[:, None, None]  # (6, 1, 32, 2)
+    flat = np.broadcast_to(flat, (CAMERAS, SIDE, SIDE, 2))
+    up = np.broadcast_to(Y, (CAMERAS, SIDE, SIDE, 1))
+    return np.concatenate([flat, up], axis=3).reshape(-1, 3)
+
+
+# Brightness of a face: 145 + 110 cos(angle between its normal and the sun). The sun stands at north,
+# east, up = 2, 1, 3, so that all six kinds of faces differ, and none is as dark as the ground, 0.
+SUN = np.array([2, 1, 3]) / np.sqrt(14)
+
+
+@cache
+def ray_steps():
+    """(R, K) numbers of voxels, in the order in which a ray enters them, and (R, K) brightness.
+
+    A ray passes from one voxel to the next where it crosses a plane north = n, east = n or up = n,
+    n whole. It crosses the plane of axis a at depth t = n / direction[a], and sees the face there
+    from in front: its normal is opposite to the ray. Shorter lists are filled up with the number
+    of a voxel that is always empty, one behind the last."""
+    direction = ray_directions()
+    times, axes = [], []
+    for axis in range(3):
+        planes = np.arange(-HALF[axis], HALF[axis] + 1)
+        times.append(planes / direction[:, axis, None])
+        axes += [axis] * len(planes)
+    times = np.concatenate(times, axis=1)  # (R, 33 + 33 + 9)
+    order = np.argsort(times, axis=1, kind="stable")
+    times = np.take_along_axis(times, order, axis=1)
+    axes = np.array(axes)[order]
+
+    # Half-way to the next plane the ray is inside of the voxel that it has entered.
+    middle = (times[:, :-1] + times[:, 1:]) / 2
+    at = middle[..., None] * direction[:, None]  # (R, K, 3)
+    i, j = np.floor(16 - at[..., 0]).astype(int), np.floor(16 + at[..., 1]).astype(int)
+    k = np.floor(4 - at[..., 2]).astype(int)
+    ahead = (times[:, :-1] > 0) & (np.diff(times, axis=1) > 1e-9)
+    inside = ahead & (np.abs(at) < HALF).all(2)
+    voxel = np.where(inside, (i * 32 + j) * 8 + k, np.prod(SHAPE))
+
+    normal = -np.sign(direction)  # of the faces that a ray can enter by, one for each axis
+    bright = np.rint(145 + 110 * normal * SUN)  # (R, 3)
+    bright = np.take_along_axis(bright, axes[:, :-1], axis=1)
+    # The steps inside of the grid come first, in their order.
+    first = np.argsort(~inside, axis=1, kind="stable")[:, : inside.sum(1).max()]
+    voxel = np.take_along_axis(voxel, first, axis=1)
+    return voxel, np.take_along_axis(bright, first, axis=1).astype(np.uint8)
+
+
+def render(volumes):
+    """(B, 32, 32, 8) bool -> (B, 6, 1, 32, 32) uint8: each pixel shows the first face on its ray."""
+    voxel, bright = ray_steps()
+    views = np.zeros((len(volumes), len(voxel)), np.uint8)
+    for view, volume in zip(views, volumes, strict=True):
+        occupied = np.append(volume.ravel(), False)  # and the voxel that is always empty
+        met = occupied[voxel]  # (R, K)
+        first = met.argmax(1)
+        hit = np.flatnonzero(met.any(1))
+        view[hit] = bright[hit, first[hit]]
+    return views.reshape(-1, CAMERAS, 1, SIDE, SIDE)
+
+
+# --------------------------------------------------------------------------------------------------
+# The classical answer
+
+
+@cache
+def pixel_of_voxel():
+    """(32, 32, 8) int: the number of the pixel, among all R, on which a voxel's centre falls.
+
+    In camera v, which is turned by a = 60 v degrees, the centre is
+
+        depth = north cos a + east sin a             u = floor(16 + 16 right / (depth SLOPE))
+        right = east cos a - north sin a             row = floor(16 - 16 up / (depth SLOPE))
+
+    where u is in 0 ... 31, and depth > 0, for one camera alone. R if row is outside of the picture:
+    no camera sees it."""
+    i, j, k = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    plan, up = np.stack([15.5 - i, j - 15.5], axis=-1), 3.5 - k
+    forward, right = camera_axes()
+    pixel = np.full(SHAPE, CAMERAS * SIDE * SIDE)
+    for v in range(CAMERAS):
+        depth, side = plan @ forward[v], plan @ right[v]
+        scale = SIDE / 2 / np.where(depth > 0, depth * SLOPE, np.inf)
+        u = np.floor(SIDE / 2 + scale * side).astype(int)
+        row = np.floor(SIDE / 2 - scale * up).astype(int)
+        seen = (depth > 0) & (u >= 0) & (u < SIDE) & (row >= 0) & (row < SIDE)
+        pixel[seen] = ((v * SIDE + row) * SIDE + u)[seen]
+    return pixel
+
+
+def visual_hull(views):
+    """(B, 6, 1, 32, 32) uint8 -> (B, 32, 32, 8) bool: all voxels that may be occupied, filled.
+
+        hull[i, j, k] = views[v, row, u] > 0,   (v, row, u) the pixel on which its centre falls
+
+    This is the back-projection of silhouettes: the cone behind every pixel that shows something. It
+    contains the truth: a ray of a pixel misses the centre of a voxel on that pixel by at most
+    depth SLOPE / 32 <= 0.41 to the side and in height, so it runs through the voxel, or meets
+    another one before. One viewpoint says nothing about depth: most of the hull is air."""
+    shown = views.reshape(len(views), -1) > 0  # (B, R)
+    shown = np.pad(shown, ((0, 0), (0, 1)))  # what no camera sees is taken for empty
+    return shown[:, pixel_of_voxel()]
+
+
+# --------------------------------------------------------------------------------------------------
+# The set
+
+
+def glyph_rooms(split):
+    """Six pictures (6, 1, 32, 32) from the middle of a room -> its voxels (32, 32, 8).
+
+    6,000 rooms for training, 300 for val and for test, of the letters of that split alone."""
+    letters = letters_of(split)
+    packed = []
+    for number in range(ROOMS[split]):
+        volume = draw_room(letters, f"{split} {number}")
+        packed.append(np.packbits(volume))  # 1 KB instead of 8
+    packed = np.stack(packed)  # (N, 1024) uint8
+    y = render([unpack(one) for one in packed])
+
+    def one_volume(i):
+        return unpack(packed[i])
+
+    return Pairs(y, Lazy(len(packed), one_volume), digest("glyph-rooms", split, packed, y))
+
+
+def unpack(packed):
+    """(1024,) uint8 -> (32, 32, 8) bool, the inverse of np.packbits."""
+    return np.unpackbits(packed).view(bool).reshape(SHAPE)
