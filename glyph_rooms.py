@@ -69,96 +69,94 @@ def letters_of(split):
     for file, words in FACES.items():
         if "bold" not in words:
             continue
-        font, characters = open_face(file, 96)
+        font, characters = open_face(file, 32)  # four times as large as in the room
         codes = [c for c in characters if unicodedata.category(chr(c)) in LETTERS]
         codes = np.array(codes)
         found += [(font, int(code)) for code in codes[split_of_character(codes) == SPLITS[split]]]
     return found
 
 
-def trimmed(mask):
-    """A mask without empty rows and columns around it: else a letter might float."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+# Of the centres of the cells of the plan, measured from the viewer.
+NORTH = 15.5 - np.arange(32)[:, None]  # (32, 1): rows
+EAST = np.arange(32)[None] - 15.5  # (1, 32): columns
 
 
-def corners(w, thickness, yaw, at):
-    """(4, 2): north and east of the corners of a letter's footprint; at: of its centre."""
-    along = np.array([-1, -1, 1, 1]) * w / 2
-    across = np.array([-1, 1, -1, 1]) * thickness / 2
-    north = along * np.cos(yaw) - across * np.sin(yaw)
-    east = along * np.sin(yaw) + across * np.cos(yaw)
-    return np.stack([north + at[0], east + at[1]], axis=1)
+def footprint(w, thickness, yaw, at):
+    """(32, 32) int: which column of a letter stands on each cell of the plan, -1 for none.
 
-
-def stand(mask, thickness, yaw, at):
-    """(32, 32, 8) bool: a letter's mask (h, w) made `thickness` thick, turned, and set down at `at`.
-
-    As glyphs.solid, but anywhere in the plan, and with its feet on the ground."""
-    h, w = mask.shape
-    i, j = np.mgrid[:32, :32]
-    north, east = 15.5 - i - at[0], j - 15.5 - at[1]
+    The letter is w columns wide and `thickness` thick, turned by yaw, its centre at `at`, (north,
+    east). None if a corner of it is outside of the grid."""
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    reach_north = (w * abs(cos) + thickness * abs(sin)) / 2
+    reach_east = (w * abs(sin) + thickness * abs(cos)) / 2
+    if abs(at[0]) + reach_north > 16 or abs(at[1]) + reach_east > 16:
+        return None
     # Turned back by yaw, the letter stands straight: each cell asks where in it it lies.
-    along = north * np.cos(yaw) + east * np.sin(yaw)
-    across = east * np.cos(yaw) - north * np.sin(yaw)
-    column = np.floor(along + w / 2).astype(int)
+    north, east = NORTH - at[0], EAST - at[1]
+    column = np.floor(north * cos + east * sin + w / 2).astype(int)
+    across = east * cos - north * sin
     inside = (column >= 0) & (column < w) & (np.abs(across) < thickness / 2)
-    volume = np.zeros(SHAPE, bool)
-    rows = mask[:, column.clip(0, w - 1)] & inside  # (h, 32, 32), the letter's top first
-    volume[:, :, SHAPE[2] - h :] = rows.transpose(1, 2, 0)
-    return volume
+    return np.where(inside, column, -1)
 
 
 def grown(plan):
-    """(32, 32) bool, and all cells beside it: letters shall not touch each other."""
-    framed = np.pad(plan, 1)
-    result = np.zeros_like(plan)
-    for i in range(3):
-        for j in range(3):
-            result |= framed[i : i + 32, j : j + 32]
+    """(32, 32) bool: a part of the plan, and all cells beside it."""
+    rows = plan.copy()
+    rows[1:] |= plan[:-1]
+    rows[:-1] |= plan[1:]
+    result = rows.copy()
+    result[:, 1:] |= rows[:, :-1]
+    result[:, :-1] |= rows[:, 1:]
     return result
 
 
-def distances():
-    """(32, 32): how far the centre of each cell of the plan is from the viewer."""
-    i, j = np.mgrid[:32, :32]
-    return np.hypot(15.5 - i, j - 15.5)
+@cache
+def small_letter(font, code, size):
+    """(h, w) bool, max(h, w) <= size, without empty rows and columns: else a letter might float.
+
+    None where nothing of it is left."""
+    mask = letter(font, code, size)
+    if mask is None or not mask.any():
+        return None
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def draw_room(letters, name):
     """(32, 32, 8) bool: three to six of these letters, as a hash of the room's name deals them.
 
-    A place that is taken, too near or outside of the grid is drawn again. Sizes are 6 to 8 voxels,
-    thickness U(2, 3), yaw U(0, 360) degrees, distance of the centre U(8, 18)."""
-    # Each room has its own generator: it stays what it is when others are added.
+    Sizes are 6, 7 or 8 voxels, thickness U(2, 4), yaw U(0, 360) degrees, and the centre is U(8, 20)
+    away. The direction is any; but three of four letters stand within 9 degrees of the last one's:
+    so that some are hidden. What would be too near, outside of the grid, or at another letter is
+    dealt again."""
+    # Each room has a generator of its own: it stays what it is when others are added.
     rng = np.random.default_rng(int(digest("room", name), 16))
-    wanted = FEWEST + int((MOST - FEWEST + 1) * rng.random())
+    missing = FEWEST + int((MOST - FEWEST + 1) * rng.random())
     volume = np.zeros(SHAPE, bool)
-    free = distances() >= NEAREST
-    while wanted:
-        u = rng.random(6)
-        mask = small_letter(*letters[int(u[0] * len(letters))], 6 + int(3 * u[1]))
+    free = np.hypot(NORTH, EAST) >= NEAREST
+    last = None  # the direction of the letter before
+    while missing:
+        u = rng.random(7)
+        thickness, yaw = 2 + 2 * u[0], 2 * np.pi * u[1]
+        direction, distance = 2 * np.pi * u[2], 8 + 12 * u[3]
+        if last is not None and u[6] < 0.75:
+            direction = last + np.radians(18 * u[2] - 9)
+        at = distance * np.cos(direction), distance * np.sin(direction)
+        mask = small_letter(*letters[int(u[4] * len(letters))], 6 + int(3 * u[5]))
         if mask is None:
             continue
-        thickness, yaw = 2 + u[2], 2 * np.pi * u[3]
-        angle, distance = 2 * np.pi * u[4], 8 + 10 * u[5]
-        at = distance * np.cos(angle), distance * np.sin(angle)
-        if np.abs(corners(mask.shape[1], thickness, yaw, at)).max() > 16:
+
+        h, w = mask.shape
+        column = footprint(w, thickness, yaw, at)
+        if column is None or not free[column >= 0].all():
             continue
-        solid = stand(mask, thickness, yaw, at)
-        plan = solid.any(2)
-        if plan.any() and not (plan & ~free).any():
-            volume |= solid
-            free &= ~grown(plan)
-            wanted -= 1
+        # Set down with its feet on the ground, the lowest layer. Letters shall not touch.
+        cells = column >= 0
+        volume[cells, SHAPE[2] - h :] = mask[:, column[cells]].T
+        free &= ~grown(cells)
+        last = direction
+        missing -= 1
     return volume
-
-
-@cache
-def small_letter(font, code, size):
-    """(h, w) bool, max(h, w) <= size, or None where nothing of the letter is left."""
-    mask = letter(font, code, size)
-    return trimmed(mask) if mask is not None and mask.any() else None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -240,9 +238,9 @@ def render(volumes):
     for view, volume in zip(views, volumes, strict=True):
         occupied = np.append(volume.ravel(), False)  # and the voxel that is always empty
         met = occupied[voxel]  # (R, K)
-        first = met.argmax(1)
         hit = np.flatnonzero(met.any(1))
-        view[hit] = bright[hit, first[hit]]
+        first = met[hit].argmax(1)
+        view[hit] = bright[hit, first]
     return views.reshape(-1, CAMERAS, 1, SIDE, SIDE)
 
 

@@ -336,9 +336,11 @@ YAWS = np.radians([0, 45, 90, 135])  # of the views; from behind (180 ... 315) n
 
 def letter(font, code, size=28):
     """(h, w) bool: a character that fills its box, max(h, w) = size. None if it is blank."""
-    # Drawn large (font size 96) and then made small: each voxel is on if at least half of it is.
-    image = Image.new("1", (768, 384))
-    ImageDraw.Draw(image).text((384, 192), chr(code), fill=1, font=font, anchor="mm")
+    # Drawn large and then made small: each voxel is on if at least half of it is.
+    width, height = 8 * font.size, 4 * font.size
+    image = Image.new("1", (width, height))
+    at = width / 2, height / 2
+    ImageDraw.Draw(image).text(at, chr(code), fill=1, font=font, anchor="mm")
     if not image.getbbox():
         return None
     image = image.crop(image.getbbox()).convert("L")
