@@ -1,29 +1,30 @@
 """
 glyph_rooms.py: rooms of letters, seen from their middle. From six pictures, what stands where?
 
-LD's third task is nuScenes: six cameras on a car look all around, and the answer is a grid that says
-which cells of the space around it are occupied. This set asks the same and needs no download. Three
-to six letters, cut out of thick board as in glyph-solids, stand on the ground around the viewer:
+LD's third task is nuScenes: six cameras on a car look all around, and the answer is a grid that
+says which cells of the space around it are occupied. This set asks the same and needs no download.
+Three to six letters, cut out of thick board as in glyph-solids, stand around the viewer:
 
     y    (6, 1, 32, 32) uint8, pictures of six cameras that cover the full circle
     x    (32, 32, 8) bool, occupied voxels [i, j, k], k = 0 on top. The ground is not part of it
 
-         i = 0    north            The plan, from above, as on a map. The viewer's eye is in the
-         + - - - - - - - - +       middle, 4 above the ground, half of the grid's height. Camera v
-         |       |  AA     |       looks 60 v degrees clockwise from north and sees 60 degrees: so
-    west |    5  |  0   1  | east  the pictures 0 ... 5 side by side are one panorama.
-         |   - - O - -     |       One voxel is one unit long. From the eye it is, for voxel (i, j, k),
-         |    4  |  3   2  |           north = 15.5 - i    east = j - 15.5    up = 3.5 - k
-         |       |    B    |
-         + - - - - - - - - +       What is B like, if a larger C stands between it and the eye?
-       j = 0   south               Nothing in y tells. Many x fit one y, and a sample is one of them.
+      i = 0      north                The plan, from above, as on a map. The viewer's eye, O, is in
+         + - - - - - - - - +          the middle, 4 above the ground, half of the grid's height.
+         |        0        |          Camera v looks 60 v degrees clockwise from north and sees 60
+         |  5           1  |          degrees: pictures 0 to 5, side by side, are one panorama.
+    west |        O        | east     A voxel is one unit long. Seen from the eye, its centre is at
+         |  4    CCC    2  |             north = 15.5 - i    east = j - 15.5    up = 3.5 - k
+         |        3 B      |
+         + - - - - - - - - +          What is B like, of which C hides a part? Nothing in y tells.
+       j = 0     south                Many x fit one y, and a sample is one of them.
 
 How far away is a letter? A small one that is near fills as many pixels as a large one far away, and
-brightness tells nothing: it depends on a face's direction alone, as in the light of a distant sun.
-What tells is where a letter meets the ground: the lower in the picture, the nearer.
+brightness depends on a face's direction alone, as in the light of a distant sun. What tells is
+where a letter meets the ground: the lower in the picture, the nearer. And whatever hides another
+thing is nearer. One letter in seven shows less than half of what it would show alone.
 
-The classical answer, `visual_hull`, does not know that letters stand. It fills the whole cone
-behind each pixel that shows something. To place a letter in its cone is what there is to learn.
+The classical answer, `visual_hull`, does not know that letters stand. It fills the whole cone of
+each pixel that shows something. To place a letter in its cone is what there is to learn.
 
 Map      draw_room         the letters of one room, as voxels
          ray_steps         which voxels a ray meets, in which order, and by which faces
@@ -40,7 +41,17 @@ from functools import cache
 
 import numpy as np
 
-from glyphs import FACES, LETTERS, SPLITS, Lazy, Pairs, digest, letter, open_face, split_of_character
+from glyphs import (
+    FACES,
+    LETTERS,
+    SPLITS,
+    Lazy,
+    Pairs,
+    digest,
+    letter,
+    open_face,
+    split_of_character,
+)
 
 SHAPE = (32, 32, 8)  # of the grid: rows from north to south, columns from west to east, layers
 CAMERAS, SIDE = 6, 32  # SIDE x SIDE pixels each
@@ -178,7 +189,8 @@ def camera_axes():
 def ray_directions():
     """(R, 3) north, east, up of the ray through the centre of each pixel; R counts v, row, u.
 
-    direction = forward + X right + Y up, with X = SLOPE (u - 15.5) / 16, Y = SLOPE (15.5 - row) / 16.
+        forward + X right + Y up,   X = SLOPE (u - 15.5) / 16,  Y = SLOPE (15.5 - row) / 16
+
     It is not of length 1: it is 1 deep."""
     forward, right = camera_axes()
     offset = SLOPE * (np.arange(SIDE) + 0.5 - SIDE / 2) / (SIDE / 2)  # (32,) of centres of pixels
@@ -189,8 +201,8 @@ def ray_directions():
     return np.concatenate([flat, up], axis=3).reshape(-1, 3)
 
 
-# Brightness of a face: 145 + 110 cos(angle between its normal and the sun). The sun stands at north,
-# east, up = 2, 1, 3, so that all six kinds of faces differ, and none is as dark as the ground, 0.
+# Brightness of a face: 145 + 110 cos(angle between its normal and the sun). The sun stands at
+# north, east, up = 2, 1, 3, so that all six kinds of faces differ. The ground is black: 0.
 SUN = np.array([2, 1, 3]) / np.sqrt(14)
 
 
@@ -232,7 +244,7 @@ def ray_steps():
 
 
 def render(volumes):
-    """(B, 32, 32, 8) bool -> (B, 6, 1, 32, 32) uint8: each pixel shows the first face on its ray."""
+    """(B, 32, 32, 8) bool -> (B, 6, 1, 32, 32) uint8: a pixel shows the first face on its ray."""
     voxel, bright = ray_steps()
     views = np.zeros((len(volumes), len(voxel)), np.uint8)
     for view, volume in zip(views, volumes, strict=True):

@@ -276,7 +276,8 @@ def depth_map(solid):
 
     A ray goes into the solid at each place of its front. The sooner it meets a voxel, the brighter
     the place: 1 at the front, 0.2 at the back, and black where the ray meets nothing. The outline
-    is the first of the four silhouettes of glyph-solids."""
+    is the first of the four silhouettes of glyph-solids; of glyph-rooms and nuScenes, whose last
+    axis is height, this is the view from above."""
     hit = solid.any(2)  # (D, H)
     distance = solid.argmax(2)  # of the first True along each ray
     brightness = 1 - 0.8 * distance / solid.shape[2]
@@ -292,7 +293,10 @@ def item_image(x):
     if kind == "vector":
         return x[None].numpy()  # one line of pixels
     if kind == "views":
-        x = torch.cat(list(x), 2)  # (V, C, H, W) -> (C, H, V W): side by side
+        # (V, C, H, W) -> (C, H, V W): side by side, or from six on in two lines, to be readable.
+        half = len(x) // 2 if len(x) >= 6 else len(x)
+        lines = [torch.cat(list(views), 2) for views in x.split(half)]
+        x = torch.cat([line for line in lines if line.shape == lines[0].shape], 1)
     return x.permute(1, 2, 0).squeeze(2).numpy()
 
 
