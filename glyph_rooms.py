@@ -9,11 +9,11 @@ Three to six letters, cut out of thick board as in glyph-solids, stand around th
     x    (32, 32, 8) bool, occupied voxels [i, j, k], k = 0 on top. The ground is not part of it
 
       i = 0      north                The plan, from above, as on a map. The viewer's eye, O, is in
-         + - - - - - - - - +          the middle, 4 above the ground, half of the grid's height.
+         + - - - - - - - - +          the middle, 3.9 above the ground: at half the grid's height.
          |        0        |          Camera v looks 60 v degrees clockwise from north and sees 60
          |  5           1  |          degrees: pictures 0 to 5, side by side, are one panorama.
     west |        O        | east     A voxel is one unit long. Seen from the eye, its centre is at
-         |  4    CCC    2  |             north = 15.5 - i    east = j - 15.5    up = 3.5 - k
+         |  4    CCC    2  |             north = 15.5 - i    east = j - 15.5    up = 3.6 - k
          |        3 B      |
          + - - - - - - - - +          What is B like, of which C hides a part? Nothing in y tells.
        j = 0     south                Many x fit one y, and a sample is one of them.
@@ -56,12 +56,16 @@ from glyphs import (
 SHAPE = (32, 32, 8)  # of the grid: rows from north to south, columns from west to east, layers
 CAMERAS, SIDE = 6, 32  # SIDE x SIDE pixels each
 SLOPE = np.tan(np.radians(30))  # of the rays at the edges of a picture: 60 degrees in all
-HALF = np.array([16, 16, 4])  # from the eye to the walls of the grid: north, east, up
+# The eye above the ground. From 4, the very middle, some rays would run along the edges of voxels,
+# and rounding would decide which face they see.
+EYE = 3.9
+# The walls of the grid, measured from the eye: south and north, west and east, ground and top.
+LOW, HIGH = np.array([-16, -16, -EYE]), np.array([16, 16, SHAPE[2] - EYE])
 
-# Nearer than this, a voxel of the top or bottom layer could be outside of the picture: it is 3.5
-# above or below the eye, has to be 3.5 / tan(30) = 6.06 deep, and at a picture's left and right
-# edge things are 1 / cos(30) times as far away as deep.
-NEAREST = 7
+# Nearer than this, a voxel of the top layer could be outside of the picture: it is 3.6 above the
+# eye, has to be 3.6 / tan(30) = 6.2 deep, and at a picture's left and right edge things are
+# 1 / cos(30) times as far away as deep.
+NEAREST = 7.2
 
 ROOMS = {"train": 6000, "val": 300, "test": 300}
 FEWEST, MOST = 3, 6  # letters in a room
@@ -210,14 +214,14 @@ SUN = np.array([2, 1, 3]) / np.sqrt(14)
 def ray_steps():
     """(R, K) numbers of voxels, in the order in which a ray enters them, and (R, K) brightness.
 
-    A ray passes from one voxel to the next where it crosses a plane north = n, east = n or up = n,
-    n whole. It crosses the plane of axis a at depth t = n / direction[a], and sees the face there
-    from in front: its normal is opposite to the ray. Shorter lists are filled up with the number
-    of a voxel that is always empty, one behind the last."""
+    A ray passes from one voxel to the next where it crosses one of the planes of the grid's north,
+    east or up. It crosses the plane at p of axis a at depth t = p / direction[a], and sees the face
+    there from in front: its normal is opposite to the ray. Shorter lists are filled up with the
+    number of a voxel that is always empty, one behind the last."""
     direction = ray_directions()
     times, axes = [], []
     for axis in range(3):
-        planes = np.arange(-HALF[axis], HALF[axis] + 1)
+        planes = np.arange(SHAPE[axis] + 1) + LOW[axis]
         times.append(planes / direction[:, axis, None])
         axes += [axis] * len(planes)
     times = np.concatenate(times, axis=1)  # (R, 33 + 33 + 9)
@@ -229,9 +233,8 @@ def ray_steps():
     middle = (times[:, :-1] + times[:, 1:]) / 2
     at = middle[..., None] * direction[:, None]  # (R, K, 3)
     i, j = np.floor(16 - at[..., 0]).astype(int), np.floor(16 + at[..., 1]).astype(int)
-    k = np.floor(4 - at[..., 2]).astype(int)
-    ahead = (times[:, :-1] > 0) & (np.diff(times, axis=1) > 1e-9)
-    inside = ahead & (np.abs(at) < HALF).all(2)
+    k = np.floor(HIGH[2] - at[..., 2]).astype(int)
+    inside = (times[:, :-1] > 0) & ((at > LOW) & (at < HIGH)).all(2)
     voxel = np.where(inside, (i * 32 + j) * 8 + k, np.prod(SHAPE))
 
     normal = -np.sign(direction)  # of the faces that a ray can enter by, one for each axis
@@ -272,7 +275,7 @@ def pixel_of_voxel():
     where u is in 0 ... 31, and depth > 0, for one camera alone. R if row is outside of the picture:
     no camera sees it."""
     i, j, k = np.mgrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
-    plan, up = np.stack([15.5 - i, j - 15.5], axis=-1), 3.5 - k
+    plan, up = np.stack([15.5 - i, j - 15.5], axis=-1), HIGH[2] - 0.5 - k
     forward, right = camera_axes()
     pixel = np.full(SHAPE, CAMERAS * SIDE * SIDE)
     for v in range(CAMERAS):
