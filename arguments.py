@@ -32,14 +32,24 @@ from errors import RunError
 
 ENDLESS = 10**9  # more steps, pairs or seeds than anybody has
 SIDES = (8, 4096)  # pixels of an image
-EMBEDDED = ("glyphs", "glyph-names", "glyph-sr", "glyph-edges", "glyph-faces", "glyph-solids")
+GRIDS = (200, 100, 50, 25)  # voxels a side: those of nuScenes' labels, and pooled 2, 4, 8 times
+EMBEDDED = (
+    "glyphs",
+    "glyph-names",
+    "glyph-sr",
+    "glyph-edges",
+    "glyph-faces",
+    "glyph-solids",
+    "glyph-rooms",
+)
 # Flags that some data sets alone look at.
 ONLY_FOR = [
     ("image_latents text_latents groups", ("latents",)),
     ("celeba_train", ("celeba",)),
     ("partial", PARTIAL),
     ("source_dir target_dir", ("pairs",)),
-    ("size", ("celebahq", "ffhq", "edges2handbags", "shapenet")),
+    ("size", ("celebahq", "ffhq", "edges2handbags", "shapenet", "nuscenes")),
+    ("grid", ("nuscenes",)),
     ("poses", ("glyph-solids",)),
     ("bare", ("glyphs",)),
 ]
@@ -141,8 +151,9 @@ def shared_parser(description, datasets, flags):
         data(
             "--size",
             type=int,
-            help="image side: celebahq, ffhq (128), edges2handbags, shapenet (64)",
+            help="image side: celebahq, ffhq (128), edges2handbags, shapenet (64), nuscenes (72)",
         )
+        data("--grid", type=int, choices=GRIDS, help="nuscenes: voxels a side of the plan (200)")
 
     frozen = parser.add_argument_group("frozen encoders").add_argument
     frozen("--image-encoder", help=encoders.SPECS["image"])

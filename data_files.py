@@ -91,6 +91,12 @@ TREES = {
   ROOT/ShapeNetVox32/SYNSET/MODEL/model.binvox                    32 x 32 x 32
   http://ftp.cs.stanford.edu/cs/cvgl/{ShapeNetRendering,ShapeNetVox32}.tgz    made for 3D-R2N2;
   its own address, http://cvgl.stanford.edu/data2/..., no longer answers""",
+    "nuscenes": """
+  ROOT/v1.0-{trainval,mini}/{scene,sample,sample_data,calibrated_sensor,sensor}.json
+  ROOT/samples/CAM_*/*.jpg                         1600 x 900; the key frames of six cameras
+  ROOT/nuscenes_occ/samples/*__LIDAR_TOP__*.pcd.bin.npy    SurroundOcc's labels: x, y, z, class
+  https://www.nuscenes.org/download                "metadata" and "keyframe blobs"; a registration
+  https://github.com/weiyithu/SurroundOcc          docs/data.md: labels, 200 x 200 x 16, 5 GB""",
     "pairs": """
   source_dir=A, target_dir=B                       below ROOT, if any; default ROOT/{source,target}
   A/STEM.{png,jpg,webp,bmp,tif,gif,npy,npz}, B/STEM...   files of one stem are a pair, also in

@@ -19,7 +19,8 @@ resumed. `Reader` explains what happens then.
 
 Map      LOADERS                          name of a set -> its loader
          faces, handbags, shapenet, folders      the loaders, each with its readers before it;
-                           those of your own arrays are in data_arrays.py
+                           those of your own arrays are in data_arrays.py, nuScenes' in
+                           data_nuscenes.py
          Reader                           broken and odd pairs: replaced, or the set is refused
          lazy_pairs                       items, part, make -> Pairs
          load_pairs                       the function that other files call; also for glyph-...
@@ -50,7 +51,9 @@ from data_files import (
     say_once,
     split_by_name,
 )
+from data_nuscenes import nuscenes
 from errors import DataError
+from glyph_rooms import glyph_rooms
 from glyphs import SPLITS, Lazy, Pairs, digest, glyph_pairs, glyph_solids
 
 FEWEST = 10  # pairs: of fewer, train, val and test would be one each, or little more
@@ -263,9 +266,10 @@ LOADERS = {
     "ffhq": faces,
     "edges2handbags": handbags,
     "shapenet": shapenet,
+    "nuscenes": nuscenes,
     "pairs": folders,
 }
-PAIRS = ["glyph-sr", "glyph-edges", "glyph-faces", "glyph-solids", *LOADERS]
+PAIRS = ["glyph-sr", "glyph-edges", "glyph-faces", "glyph-solids", "glyph-rooms", *LOADERS]
 
 
 class Reader:
@@ -415,6 +419,8 @@ def load_pairs(name, root=None, split="train", **options):
     # The embedded sets need no folder. glyph_pairs knows no options: given some, a TypeError.
     if name == "glyph-solids":
         return glyph_solids(split, **options)
+    if name == "glyph-rooms":
+        return glyph_rooms(split, **options)
     if name not in LOADERS:
         return glyph_pairs(split, name, **options)
 

@@ -90,10 +90,12 @@ def read_text(path):
     return text
 
 
-def parse_json(text, where):
-    """The value of a text in JSON. DataError: cut short, or nested deeper than Python goes."""
+def parse_json(text, where, change=None):
+    """The value of a text in JSON. DataError: cut short, or nested deeper than Python goes.
+
+    change(object) takes the place of each object, as soon as it has been read."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=change)
     except ValueError as error:
         raise DataError(f"{where}: no whole JSON ({error})") from error
     except RecursionError as error:

@@ -48,6 +48,7 @@ from arguments import EMBEDDED
 from baselines import Baselines
 from bridge_scores import (
     NOTES,
+    YARDSTICKS,
     BridgeTestSet,
     draw,
     plain_methods,
@@ -126,8 +127,8 @@ class BridgeEvaluation:
 
 
 def limit_of(dataset):
-    """Test pairs at most. 1-NNA compares every solid with every other: of them 200 take a while."""
-    return 200 if dataset == "glyph-solids" else 1000
+    """Test pairs at most. 1-NNA compares all volumes with each other: 200 take a while."""
+    return 200 if dataset in ("glyph-solids", "glyph-rooms", "nuscenes") else 1000
 
 
 # --------------------------------------------------------------------------------------------------
@@ -161,6 +162,8 @@ def quality(evaluation):
         rows += evaluation.rows(name, [test_set.score(x_hat)], nfe, seconds)
     evaluation.report.add(rows, f", {test_set.N} pairs; {NOTES[test_set.kind]}")
     test_set.say_what_is_left_out()
+    if evaluation.run.args.dataset in YARDSTICKS:
+        print(YARDSTICKS[evaluation.run.args.dataset])
     print_cost(test_set, steps)
 
 
@@ -423,7 +426,11 @@ def add_flags(parser, latents=True):
     parser.set_defaults(pool=None)
     a("--nfe", type=int, default=10, help="network evaluations of a sample (10)")
     a("--seeds", type=int, help="noise seeds of the rows with chance in them (3)")
-    a("--limit", type=int, help="test pairs at most (1000; glyph-solids 200)")
+    a(
+        "--limit",
+        type=int,
+        help="test pairs at most (1000; glyph-solids, glyph-rooms, nuscenes 200)",
+    )
     a("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
     if latents:
         a("--pool", type=int, help="latents: gallery of R@k (1000)")

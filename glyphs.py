@@ -334,16 +334,18 @@ LETTERS = ["Lu", "Ll", "Lt", "Lm", "Lo", "Nd"]  # Unicode's categories of letter
 YAWS = np.radians([0, 45, 90, 135])  # of the views; from behind (180 ... 315) nothing is new
 
 
-def letter(font, code):
-    """(h, w) bool: a character that fills its box, max(h, w) = 28. None if it is blank."""
-    # Drawn large (font size 96) and then made small: each voxel is on if at least half of it is.
-    image = Image.new("1", (768, 384))
-    ImageDraw.Draw(image).text((384, 192), chr(code), fill=1, font=font, anchor="mm")
+def letter(font, code, size=28):
+    """(h, w) bool: a character that fills its box, max(h, w) = size. None if it is blank."""
+    # Drawn large and then made small: each voxel is on if at least half of it is.
+    width, height = 8 * font.size, 4 * font.size
+    image = Image.new("1", (width, height))
+    at = width / 2, height / 2
+    ImageDraw.Draw(image).text(at, chr(code), fill=1, font=font, anchor="mm")
     if not image.getbbox():
         return None
     image = image.crop(image.getbbox()).convert("L")
-    size = [max(1, round(s * 28 / max(image.size))) for s in image.size]
-    return np.asarray(image.resize(size, Image.Resampling.BOX)) >= 128
+    sides = [max(1, round(s * size / max(image.size))) for s in image.size]
+    return np.asarray(image.resize(sides, Image.Resampling.BOX)) >= 128
 
 
 def solid(mask, thickness, yaw):

@@ -65,10 +65,13 @@ def write_caption(ax, caption):
     ax.text(1.0, 0.5, textwrap.fill(caption, 26), **style)
 
 
-def picture_grid(lines, columns, size):
-    """(figure, axes (lines, columns)) for images `size` inches wide; 2 inches are for captions."""
-    fig = Figure(figsize=(2 + size * columns, size * lines + 0.3))
-    return fig, fig.subplots(lines, columns, squeeze=False)
+def picture_grid(lines, columns, size, widths=None):
+    """(figure, axes (lines, columns)) for images `size` inches wide; 2 inches are for captions.
+
+    widths: of each column, in units of `size`, where they differ."""
+    widths = widths or [1] * columns
+    fig = Figure(figsize=(2 + size * sum(widths), size * lines + 0.3))
+    return fig, fig.subplots(lines, columns, squeeze=False, width_ratios=widths)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -324,7 +327,8 @@ def depth_map(solid):
 
     A ray goes into the solid at each place of its front. The sooner it meets a voxel, the brighter
     the place: 1 at the front, 0.2 at the back, and black where the ray meets nothing. The outline
-    is the first of the four silhouettes of glyph-solids."""
+    is the first of the four silhouettes of glyph-solids; of glyph-rooms and nuScenes, whose last
+    axis is height, this is the view from above."""
     hit = solid.any(2)  # (D, H)
     distance = solid.argmax(2)  # of the first True along each ray
     brightness = 1 - 0.8 * distance / solid.shape[2]
@@ -340,13 +344,20 @@ def item_image(x):
     if kind == "vector":
         return x[None].numpy()  # one line of pixels
     if kind == "views":
-        x = torch.cat(list(x), 2)  # (V, C, H, W) -> (C, H, V W): side by side
+        # (V, C, H, W) -> (C, H, V W): side by side. Six would be tiny: they stand in two lines.
+        lines = x.chunk(2) if len(x) == 6 else [x]
+        x = torch.cat([torch.cat(list(views), 2) for views in lines], 1)
     return x.permute(1, 2, 0).squeeze(2).numpy()
 
 
 def draw_columns(evaluation, test_set, columns, file):
     """One line a pair, one column for each of {title: scaled items (N, ...)}."""
-    fig, axes = picture_grid(test_set.N, len(columns), 1.1)
+    # Several views need a wide column. All other columns are one wide: vectors fill the place.
+    widths = []
+    for items in columns.values():
+        height, width = item_image(items[0]).shape[:2]
+        widths.append(width / height if kind_of(items[0].shape) == "views" else 1)
+    fig, axes = picture_grid(test_set.N, len(columns), 1.1, widths)
     for column, (title, items) in zip(axes.T, columns.items(), strict=True):
         for n, (ax, item) in enumerate(zip(column, items, strict=True)):
             show_image(ax, item_image(item), title if n == 0 else "")

@@ -46,6 +46,7 @@ class Entry(NamedTuple):
 MT = "runs/glyphs-translator"
 SR = "runs/glyph-sr-bridge"
 SOLIDS = "runs/glyph-solids-bridge"
+ROOMS = "runs/glyph-rooms-bridge"
 NAMES = "runs/glyph-names-bridge"
 PAIRS = "pca:128,tfidf:256 pca:64,tfidf:64"
 
@@ -73,9 +74,11 @@ MT_ENTRIES = [
 LD_ENTRIES = [
     Entry("run",      "8 x 8 to 32 x 32 pixels",   6, "train_bridge.py"),
     Entry("run",      "silhouettes to voxels",    14, "train_bridge.py --dataset glyph-solids"),
+    Entry("run",      "six cameras to voxels",    10, "train_bridge.py --dataset glyph-rooms"),
     Entry("run",      "latents to latents",        4, "train_bridge.py --dataset glyph-names"),
     Entry("Results",  "super resolution",         12, f"reproduce.py {SR}"),
     Entry("Results",  "views to 3D shape",        20, f"reproduce.py {SOLIDS}"),
+    Entry("Ablation", "occupancy (nuScenes)",     15, f"reproduce.py {ROOMS}"),
     Entry("Results",  "edges: time and FID",      10, "reproduce.py lddbm-speed"),
     Entry("Results",  "two-way matching",          5, f"reproduce.py {NAMES} --task quality"),
     Entry("Fig. 1",   "samples beside baselines",  1, f"evaluate_bridge.py {SR} --task samples"),

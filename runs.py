@@ -59,6 +59,8 @@ def data_options(args):
         flags = ("poses",)
     elif args.dataset in ("celebahq", "ffhq", "edges2handbags", "shapenet"):
         flags = ("size",)
+    elif args.dataset == "nuscenes":
+        flags = ("size", "grid")
     else:
         flags = ()
     return {name: getattr(args, name) for name in flags if getattr(args, name) is not None}

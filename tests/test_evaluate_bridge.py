@@ -20,6 +20,7 @@ import bridge_scores
 import checkpoints
 import evaluate
 import evaluate_bridge
+import glyph_rooms
 import glyphs
 import metrics
 import pictures
@@ -50,10 +51,19 @@ def solids(n):
     return glyphs.Pairs(glyphs.silhouettes(x), x, "solids")
 
 
+def rooms(n):
+    x = np.random.default_rng(1).random((n, 32, 32, 8)) < 0.004
+    return glyphs.Pairs(glyph_rooms.render(x), x, "rooms")
+
+
 PAIRS = {  # of 13 pairs
     "glyph-sr": glyphs.Pairs(pixels(13, 1, 8, 8), pixels(13, 1, 32, 32, seed=1), "sr"),
     "glyph-edges": glyphs.Pairs(pixels(13, 1, 16, 16), pixels(13, 1, 16, 16, seed=1), "edges"),
     "glyph-solids": solids(5),
+    "glyph-rooms": rooms(6),
+    "nuscenes": glyphs.Pairs(
+        pixels(5, 6, 3, 9, 16), pixels(5, 25, 25, 2, seed=1) > 200, "nuscenes"
+    ),
 }
 rng = np.random.default_rng(2)
 LATENTS = Latents(
@@ -175,6 +185,57 @@ def test_solids_and_their_hull(make):
     hull, _ = test_set.predict(bridge_scores.classical(test_set))
     expected = metrics.iou(torch.from_numpy(glyphs.visual_hull(test_set.y.numpy())), test_set.x)
     assert test_set.score(hull)["iou"] == pytest.approx(expected) and expected > 0.5
+
+
+def test_rooms_and_their_hull(make, capsys):
+    """The table has another hull beside ours, or 1-NNA is not that of these volumes."""
+    folder = make("glyph-rooms")
+    evaluate_bridge.main(
+        [folder, "--limit", "6", "--nfe", "2", "--seeds", "1", "--task", "quality"]
+    )
+    rows, (y, x) = rows_of(folder), PAIRS["glyph-rooms"].of(np.arange(6))
+    hull = glyph_rooms.visual_hull(y)
+    expected = ((hull & x).sum((1, 2, 3)) / (hull | x).sum((1, 2, 3))).mean()
+    assert value(rows, "classical", "iou") == pytest.approx(expected) and 0.01 < expected < 0.9
+    made, true = torch.from_numpy(hull[::2]), torch.from_numpy(x[1::2])
+    pairs = (made, made), (made, true), (true, true)
+    expected = metrics.one_nna(*(metrics.chamfer(*pair) for pair in pairs))
+    assert value(rows, "classical", "one_nna") == pytest.approx(expected)
+    assert value(rows, "ceiling", "iou") <= 1 and "SurroundOcc" not in capsys.readouterr().out
+
+
+def test_numbers_of_others_come_with_their_warning(make, capsys):
+    """SurroundOcc's IoU of another split stands beside ours as if the two could be compared."""
+    folder = make("nuscenes")
+    evaluate_bridge.main(
+        [folder, "--limit", "5", "--nfe", "2", "--seeds", "1", "--task", "quality"]
+    )
+    said = capsys.readouterr().out
+    assert "for comparison only" in said and "0.315" in said and "other scenes" in said
+    assert not [row for row in rows_of(folder) if row["method"] == "classical"]
+    assert {"iou", "one_nna", "r1"} <= {row["metric"] for row in rows_of(folder)}
+
+
+def test_a_room_is_seen_from_above(make):
+    """Six views are a thin strip, the cameras behind stand above those in front, or a plan is
+    turned, drawn from below, or from the side."""
+    y, x = PAIRS["glyph-rooms"].of(np.arange(2))
+    views = pictures.item_image(torch.from_numpy(y[0]) / 127.5 - 1)
+    assert views.shape == (64, 96)
+    expected = np.vstack([np.hstack(y[0, :3, 0]), np.hstack(y[0, 3:, 0])]) / 255
+    assert np.allclose(views, expected, atol=1e-3)
+    low, high = np.zeros((2, 32, 32, 8), bool)
+    low[3, 20, 7] = high[3, 20, 0] = True
+    plans = [pictures.item_image(torch.from_numpy(room) * 2.0 - 1) for room in (low, high)]
+    assert all(np.argwhere(plan > 0).tolist() == [[3, 20]] for plan in plans)
+    assert plans[0][3, 20] < plans[1][3, 20] == 1
+    run = BridgeRun(make("glyph-rooms"), CPU)
+    test_set, figures = BridgeTestSet(run, 2), []
+    columns = {"source": test_set.bridge.scale_y(test_set.y), "truth": test_set.truth}
+    evaluation = SimpleNamespace(figure=lambda fig, name: figures.append(fig))
+    pictures.draw_columns(evaluation, test_set, columns, "samples")
+    source, truth = (ax.get_position() for ax in figures[0].axes[:2])
+    assert source.width == pytest.approx(1.5 * truth.width, rel=0.01)
 
 
 @pytest.mark.parametrize(

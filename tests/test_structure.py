@@ -23,6 +23,7 @@ FLOORS = [  # a file may import from lower floors, and from earlier ones of its 
         "as_released",
         "bridge_networks",
         "glyphs",
+        "glyph_rooms",
         "devices",
     ],
     [
@@ -32,6 +33,7 @@ FLOORS = [  # a file may import from lower floors, and from earlier ones of its 
         "data_tables",
         "data_captions",
         "data_arrays",
+        "data_nuscenes",
         "data_pairs",
         "data",
     ],
