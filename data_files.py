@@ -91,15 +91,23 @@ TREES = {
   ROOT/ShapeNetVox32/SYNSET/MODEL/model.binvox                    32 x 32 x 32
   http://ftp.cs.stanford.edu/cs/cvgl/{ShapeNetRendering,ShapeNetVox32}.tgz    made for 3D-R2N2;
   its own address, http://cvgl.stanford.edu/data2/..., no longer answers""",
+    "voxceleb": """
+  ROOT/vox1_meta.csv                               TAB between: VoxCeleb1 ID, VGGFace1 ID, ...
+  ROOT/wav/id10270/VIDEO/00001.wav                 or ROOT/id*, ROOT/{dev,test}/wav/id*, ...
+  ROOT/unzippedFaces/NAME/.../*.jpg                or ROOT/NAME, ROOT/faces/NAME; all pictures below
+  https://www.robots.ox.ac.uk/~vgg/data/voxceleb/  VoxCeleb1: audio files 33 GB, cropped faces, and
+  https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/vox1_meta.csv""",
     "pairs": """
   source_dir=A, target_dir=B                       below ROOT, if any; default ROOT/{source,target}
-  A/STEM.{png,jpg,webp,bmp,tif,gif,npy,npz}, B/STEM...   files of one stem are a pair, also in
+  A/STEM.{png,jpg,webp,bmp,tif,gif,wav,npy,npz}, B/STEM...   files of one stem are a pair, also in
                                                    folders below: A/x/7.png and B/x/7.npy;
                                                    A/7_rgb.jpg and B/7_depth.png, if all end so
   axes of an array: (n), (H, W), (C, H, W) or (H, W, C) with C up to 4, (D, H, W), (V, C, H, W);
-     floats, uint8, uint16 or bool; a .npz of one array
+     floats, uint8, uint16 or bool; a .npz of one array. A .wav is read as a log-mel picture
   no address: any two things that belong together""",
 }
+
+TREES["voxceleb-faces"] = TREES["voxceleb"]
 
 
 def missing_data(name, root, why):

@@ -49,7 +49,6 @@ from safe_files import whole
 
 DECIBELS = 80  # below the loudest: an ear in a quiet room hears about 80 dB of a voice
 PLAIN = "save it as PCM: ffmpeg -i old.wav -c:a pcm_s16le new.wav"
-SECONDS = (0.05, 600)  # of a sound
 
 
 class Mel(NamedTuple):
@@ -78,6 +77,9 @@ class Mel(NamedTuple):
         """Samples of a sound that fills the picture."""
         return self.hop * self.side
 
+
+SPEECH = Mel()
+SECONDS = (0.5, 600)  # of a sound, as --seconds may ask for
 
 # --------------------------------------------------------------------------------------------------
 # Files
@@ -239,7 +241,7 @@ def log_mel(sound, how):
     return pixels.clamp(0, 255).round().to(torch.uint8).flip(1)[:, None]
 
 
-def read_sound(path, how=Mel()):
+def read_sound(path, how=SPEECH):
     """A .wav file as its picture (1, S, S) uint8. DataError: see read_wav."""
     x, rate = read_wav(path, how.length / how.rate)
     seconds = how.length / how.rate
@@ -281,8 +283,8 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else argv
     if len(words) != 2:
         raise DataError("two names are needed: python sounds.py IN.wav OUT.wav")
-    how = Mel()
-    write_wav(words[1], listen(read_sound(words[0], how)[None], how)[0], how.rate)
+    heard = listen(read_sound(words[0])[None], SPEECH)[0]
+    write_wav(words[1], heard, SPEECH.rate)
     print(f"{words[1]}: what the picture of {words[0]} sounds like")
 
 
