@@ -29,7 +29,7 @@ depend on hardware. Only the denoiser counts; E_y, D_x and the memory of z_T run
 Map      BridgeEvaluation                            the run, its companions, its rows and figures
          quality, trade_off, samples, tsne, parts    the tasks of --task
 Files    RUN/bridge.json: rows {data, method, metric, value, nfe, seconds_per_sample, seed};
-         RUN/translation.json for latents; RUN/*.png
+         RUN/translation.json for latents; RUN/*.png; RUN/sounds/*.wav of sounds
 Letters  N pairs   n samples of a pair   y, x items   z_T, z_0 their latents   x_hat prediction
 """
 
