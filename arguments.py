@@ -29,27 +29,32 @@ from data_captions import PARTIAL
 from data_pairs import PAIRS
 from devices import AMP
 from errors import RunError
+from sounds import SECONDS
 
 ENDLESS = 10**9  # more steps, pairs or seeds than anybody has
 SIDES = (8, 4096)  # pixels of an image
 GRIDS = (200, 100, 50, 25)  # voxels a side: those of nuScenes' labels, and pooled 2, 4, 8 times
-EMBEDDED = (
-    "glyphs",
-    "glyph-names",
-    "glyph-sr",
-    "glyph-edges",
-    "glyph-faces",
-    "glyph-solids",
-    "glyph-rooms",
-)
+EMBEDDED = ("glyphs", "glyph-names", *[name for name in PAIRS if name.startswith("glyph-")])
 # Flags that some data sets alone look at.
 ONLY_FOR = [
     ("image_latents text_latents groups", ("latents",)),
     ("celeba_train", ("celeba",)),
     ("partial", PARTIAL),
     ("source_dir target_dir", ("pairs",)),
-    ("size", ("celebahq", "ffhq", "edges2handbags", "shapenet", "nuscenes")),
+    (
+        "size",
+        (
+            "celebahq",
+            "ffhq",
+            "edges2handbags",
+            "shapenet",
+            "nuscenes",
+            "voxceleb",
+            "voxceleb-faces",
+        ),
+    ),
     ("grid", ("nuscenes",)),
+    ("seconds", ("pairs", "voxceleb", "voxceleb-faces")),
     ("poses", ("glyph-solids",)),
     ("bare", ("glyphs",)),
 ]
@@ -151,9 +156,11 @@ def shared_parser(description, datasets, flags):
         data(
             "--size",
             type=int,
-            help="image side: celebahq, ffhq (128), edges2handbags, shapenet (64), nuscenes (72)",
+            help="image side: celebahq, ffhq (128), edges2handbags, shapenet, voxceleb (64), "
+            "nuscenes (72)",
         )
         data("--grid", type=int, choices=GRIDS, help="nuscenes: voxels a side of the plan (200)")
+        data("--seconds", type=float, help="how much of a .wav is seen: pairs, voxceleb (2.56)")
 
     frozen = parser.add_argument_group("frozen encoders").add_argument
     frozen("--image-encoder", help=encoders.SPECS["image"])
@@ -245,6 +252,8 @@ def check(args, flags):
     within("--seed", args.seed, 0, ENDLESS)
     if getattr(args, "size", None) is not None:
         within("--size", args.size, *SIDES)
+    if getattr(args, "seconds", None) is not None:
+        within("--seconds", args.seconds, *SECONDS)
 
 
 def within(option, value, least, most):

@@ -10,9 +10,9 @@ otherwise. Each is a switch here, so that it can be tried alone:
 
 norm     Normalize of Eq. 6 divides by the norm of the whole batch, a matrix (B, h2), not by that of
          each row. One row of F then has a length of about 1 / sqrt(B): 0.06 for B = 256. With
-         gamma = 1 beside a c M of length near 1, F hardly counts: one reading of MT's Table 7, where
-         c M alone (0.8386; a constant answer has 0.7158) is as good as both (0.8394). theory/ has
-         what that reading explains and what it does not (G10).
+         gamma = 1 beside a c M of length near 1, F hardly counts: one reading of MT's Table 7,
+         where c M alone (0.8386; a constant answer has 0.7158) is as good as both (0.8394). theory/
+         has what that reading explains and what it does not (G10).
 l1       L_ddim is the mean |error| of eps, not the squared one of Eq. 2.
 bias     M has no bias, and takes c with its mean still in it: that mean stands in for the bias.
 zscore   The diffusion sees latents whose coordinates all have variance 1, each divided by its own

@@ -46,6 +46,7 @@ import glyph_rooms
 import glyphs
 import metrics
 from bridge_networks import kind_of
+from glyph_sounds import decode, heard
 from runs import cpu_randn
 from scores import print_left_out, spread
 
@@ -81,8 +82,8 @@ class BridgeTestSet:
         if items is None:
             # Shuffled, for data sets are sorted: the first 1,000 glyphs are a few alphabets.
             pairs = run.pairs("test", self.direction)
-            rows = np.sort(np.random.default_rng(0).permutation(len(pairs.x))[:limit])
-            items = [torch.from_numpy(side) for side in pairs.of(rows)]
+            self.rows = np.sort(np.random.default_rng(0).permutation(len(pairs.x))[:limit])
+            items = [torch.from_numpy(side) for side in pairs.of(self.rows)]
         self.y, self.x = items
         self.N = len(self.x)
         self.truth = self.scaled(self.x)
@@ -258,20 +259,42 @@ def lpips():
 # Methods (see BridgeTestSet): without chance, and with it
 
 
-# The largest shape with the silhouettes of y, by the set that has such views.
-HULLS = {"glyph-solids": glyphs.visual_hull, "glyph-rooms": glyph_rooms.visual_hull}
+def solid_hull(y, x):
+    """The method "visual hull": the largest solid with these silhouettes, as voxels -1 or 1."""
+    return torch.from_numpy(glyphs.visual_hull(y.cpu().numpy())) * 2.0 - 1
+
+
+def room_hull(y, x):
+    """The same for a room, seen from its middle."""
+    return torch.from_numpy(glyph_rooms.visual_hull(y.cpu().numpy())) * 2.0 - 1
+
+
+def decoded(y, x):
+    """The same for glyph-sights: what the public code says of a sound, as a picture in [-1, 1]."""
+    return decode(y.cpu()) / 127.5 - 1
+
+
+def played(y, x):
+    """The same for glyph-sounds: the code itself, with other phases than the true sound has.
+
+    It knows the rule that the bridge has to find out: a sample can be as good, and not better."""
+    phases = np.random.default_rng(0).uniform(0, 2 * np.pi, (len(y), 32))
+    return torch.from_numpy(heard(y.cpu().numpy(), phases)) / 127.5 - 1
+
+
+CLASSICAL = {
+    "glyph-solids": solid_hull,
+    "glyph-rooms": room_hull,
+    "glyph-sights": decoded,
+    "glyph-sounds": played,
+}
 
 
 def classical(test_set):
-    """The method that needs no learning: visual hull, bicubic interpolation; None elsewhere."""
+    """The method that needs no learning: a row of CLASSICAL, bicubic interpolation; else None."""
     bridge = test_set.bridge
-    visual_hull = HULLS.get(test_set.run.args.dataset)
-
-    def hull(y, x):
-        return torch.from_numpy(visual_hull(y.cpu().numpy())) * 2.0 - 1  # voxels -1 or 1
-
-    if visual_hull:
-        return hull
+    if test_set.run.args.dataset in CLASSICAL:
+        return CLASSICAL[test_set.run.args.dataset]
 
     def bicubic(y, x):
         size = bridge.x_shape[1:]

@@ -1,5 +1,5 @@
 """
-data_arrays.py: files of your own for the latent bridge, pictures and arrays, of any origin.
+data_arrays.py: files of your own for the latent bridge: pictures, sounds and arrays.
 
 A picture tells what it is. An array does not: is (32, 32, 3) a colour picture with its channels
 last, or a volume of 32 layers? Taken for the wrong thing, it is trained on all the same, and only
@@ -28,15 +28,19 @@ from data_files import (
     say_once,
 )
 from errors import DataError
+from sounds import SPEECH, read_sound
 
 # Pillow's names of grey pixels that are not 8-bit: 16-bit or 32-bit integers, and floats.
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 
 
-def read_array_or_picture(path):
+def read_array_or_picture(path, how=SPEECH):
     """Any file of `pairs`: a picture (C, H, W), or its array as `lay_out` has it.
 
-    8-bit pixels are uint8. All other numbers become float32 and keep their values."""
+    8-bit pixels are uint8. All other numbers become float32 and keep their values. A .wav becomes
+    a log-mel picture (1, S, S) uint8, as `how` says."""
+    if path.lower().endswith(".wav"):
+        return read_sound(path, how)
     if path.lower().endswith((".npy", ".npz")):
         return lay_out(as_numbers(load_array(path), path), path)
     pixels = deep_pixels(path)

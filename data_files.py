@@ -97,15 +97,23 @@ TREES = {
   ROOT/nuscenes_occ/samples/*__LIDAR_TOP__*.pcd.bin.npy    SurroundOcc's labels: x, y, z, class
   https://www.nuscenes.org/download                "metadata" and "keyframe blobs"; a registration
   https://github.com/weiyithu/SurroundOcc          docs/data.md: labels, 200 x 200 x 16, 5 GB""",
+    "voxceleb": """
+  ROOT/vox1_meta.csv                               TAB between: VoxCeleb1 ID, VGGFace1 ID, ...
+  ROOT/wav/id10270/VIDEO/00001.wav                 or ROOT/id*, ROOT/{dev,test}/wav/id*, ...
+  ROOT/unzippedFaces/NAME/.../*.jpg                or ROOT/NAME, ROOT/faces/NAME; all pictures below
+  https://www.robots.ox.ac.uk/~vgg/data/voxceleb/  VoxCeleb1: audio files 33 GB, cropped faces, and
+  https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/vox1_meta.csv""",
     "pairs": """
   source_dir=A, target_dir=B                       below ROOT, if any; default ROOT/{source,target}
-  A/STEM.{png,jpg,webp,bmp,tif,gif,npy,npz}, B/STEM...   files of one stem are a pair, also in
+  A/STEM.{png,jpg,webp,bmp,tif,gif,wav,npy,npz}, B/STEM...   files of one stem are a pair, also in
                                                    folders below: A/x/7.png and B/x/7.npy;
                                                    A/7_rgb.jpg and B/7_depth.png, if all end so
   axes of an array: (n), (H, W), (C, H, W) or (H, W, C) with C up to 4, (D, H, W), (V, C, H, W);
-     floats, uint8, uint16 or bool; a .npz of one array
+     floats, uint8, uint16 or bool; a .npz of one array. A .wav is read as a log-mel picture
   no address: any two things that belong together""",
 }
+
+TREES["voxceleb-faces"] = TREES["voxceleb"]
 
 
 def missing_data(name, root, why):

@@ -20,7 +20,7 @@ resumed. `Reader` explains what happens then.
 Map      LOADERS                          name of a set -> its loader
          faces, handbags, shapenet, folders      the loaders, each with its readers before it;
                            those of your own arrays are in data_arrays.py, nuScenes' in
-                           data_nuscenes.py
+                           data_nuscenes.py, faces and voices in data_voxceleb.py
          Reader                           broken and odd pairs: replaced, or the set is refused
          lazy_pairs                       items, part, make -> Pairs
          load_pairs                       the function that other files call; also for glyph-...
@@ -52,9 +52,12 @@ from data_files import (
     split_by_name,
 )
 from data_nuscenes import nuscenes
+from data_voxceleb import voxceleb, voxceleb_faces
 from errors import DataError
 from glyph_rooms import glyph_rooms
+from glyph_sounds import glyph_sounds
 from glyphs import SPLITS, Lazy, Pairs, digest, glyph_pairs, glyph_solids
+from sounds import SPEECH
 
 FEWEST = 10  # pairs: of fewer, train, val and test would be one each, or little more
 # The share of broken pairs that is passed over, as latents.py does with images. In a set of up to
@@ -189,7 +192,7 @@ def shapenet(root, split, views=4, size=64):
 def files_by_stem(top, skipped):
     """{"7": "top/7.png", "a/7": "top/a/7.npy", ...} of a folder and all folders in it.
 
-    What is no picture and no array goes into skipped. DataError: two files of one stem."""
+    What is no picture, sound or array goes into skipped. DataError: two files of one stem."""
     if not os.path.isdir(top):
         raise missing_data("pairs", top, "no such folder")
     found = {}
@@ -200,8 +203,8 @@ def files_by_stem(top, skipped):
             # Macs put a hidden ._7.png beside each 7.png; it holds no picture.
             if file[0] == ".":
                 skipped.setdefault("a hidden file", []).append(path)
-            elif not file.lower().endswith((*PICTURES, ".npy", ".npz")):
-                skipped.setdefault("no picture, .npy or .npz", []).append(path)
+            elif not file.lower().endswith((*PICTURES, ".wav", ".npy", ".npz")):
+                skipped.setdefault("no picture, .wav, .npy or .npz", []).append(path)
             else:
                 stem = os.path.splitext(os.path.relpath(path, top))[0]
                 # 7.png and 7.jpg: which of them is meant?
@@ -224,14 +227,16 @@ def without_endings(files, top):
     return {stem.removesuffix(ending): path for stem, path in files.items()}
 
 
-def folders(root, split, source_dir=None, target_dir=None):
+def folders(root, split, source_dir=None, target_dir=None, seconds=None):
     """Two folders whose files share stems: y of one, x of the other. 90 / 5 / 5 % by their hash.
 
     source/7.png and target/7.npy are a pair; a stem that only one folder has is left out. If no
-    stem is in both, as with 7_rgb.png and 7_depth.png, an ending common to a folder is dropped."""
+    stem is in both, as with 7_rgb.png and 7_depth.png, an ending common to a folder is dropped.
+    seconds: how much of a .wav is seen, 2.56 if it is not given."""
+    how = SPEECH if seconds is None else SPEECH._replace(seconds=seconds)
 
     def make(y_path, x_path):
-        return read_array_or_picture(y_path), read_array_or_picture(x_path)
+        return read_array_or_picture(y_path, how), read_array_or_picture(x_path, how)
 
     if not (root or (source_dir and target_dir)):
         raise missing_data("pairs", None, "give --source-dir and --target-dir, or --data-dir")
@@ -267,9 +272,13 @@ LOADERS = {
     "edges2handbags": handbags,
     "shapenet": shapenet,
     "nuscenes": nuscenes,
+    "voxceleb": voxceleb,
+    "voxceleb-faces": voxceleb_faces,
     "pairs": folders,
 }
-PAIRS = ["glyph-sr", "glyph-edges", "glyph-faces", "glyph-solids", "glyph-rooms", *LOADERS]
+SOUNDS = ("glyph-sounds", "glyph-sights")
+SCENES = ("glyph-solids", "glyph-rooms")
+PAIRS = ["glyph-sr", "glyph-edges", "glyph-faces", *SCENES, *SOUNDS, *LOADERS]
 
 
 class Reader:
@@ -421,6 +430,8 @@ def load_pairs(name, root=None, split="train", **options):
         return glyph_solids(split, **options)
     if name == "glyph-rooms":
         return glyph_rooms(split, **options)
+    if name in SOUNDS:
+        return glyph_sounds(split, name, **options)
     if name not in LOADERS:
         return glyph_pairs(split, name, **options)
 

@@ -14,7 +14,8 @@ regressor    D_x(B(z_T, T)): one evaluation of our own denoiser, at t = T. There
              the z_0 that fit. Samples that do not beat it in FID were not worth their time.
 mean of 8    eight samples of each pair averaged: another estimate of that mean
 ceiling      D_x(E_x(x)): the true target, encoded and decoded. What is lost there, no bridge finds
-classical    without learning: bicubic interpolation, or the visual hull of silhouettes
+classical    without learning: bicubic interpolation, the visual hull of silhouettes, the code
+             that plays glyphs or its decoder
 basic        LD's "simple solution": autoencoders trained alone, a bridge between their latents
 data-space   DDBM, a bridge of pixels without encoders; only where y and x have one shape
 
@@ -28,7 +29,7 @@ depend on hardware. Only the denoiser counts; E_y, D_x and the memory of z_T run
 Map      BridgeEvaluation                            the run, its companions, its rows and figures
          quality, trade_off, samples, tsne, parts    the tasks of --task
 Files    RUN/bridge.json: rows {data, method, metric, value, nfe, seconds_per_sample, seed};
-         RUN/translation.json for latents; RUN/*.png
+         RUN/translation.json for latents; RUN/*.png; RUN/sounds/*.wav of sounds
 Letters  N pairs   n samples of a pair   y, x items   z_T, z_0 their latents   x_hat prediction
 """
 
@@ -55,6 +56,7 @@ from bridge_scores import (
     print_bridge_scores,
     scores_of_mean,
 )
+from bridge_sounds import NOTE, latents_match, recognised, save_sounds, sounds_of
 from devices import usable
 from errors import RunError, run_script
 from evaluate import check_flags, run_tasks
@@ -142,7 +144,8 @@ def quality(evaluation):
     test_set = BridgeTestSet(evaluation.run, evaluation.limit)
     steps = evaluation.args.nfe
     seeds = len(evaluation.seeds)
-    rows = []
+    rows, matched = [], []
+    has_sounds = bool(sounds_of(evaluation.run))
 
     # With chance: a row a seed. Of ours at least eight samples are drawn, for the mean of 8.
     for name, run in evaluation.runs.items():
@@ -155,12 +158,20 @@ def quality(evaluation):
         if name == "ours":
             scores[0] |= scores_of_mean(test_set, draws[:SAMPLES])
         rows += evaluation.rows(name, scores, steps, seconds)
+        if has_sounds:
+            scores = [recognised(test_set, x_hat) for x_hat in draws[:seeds]]
+            scores[0] |= latents_match(test_set, run)
+            matched += evaluation.rows(name, scores, steps, seconds)
 
     # Without chance: one row.
     for name, (method, nfe) in plain_methods(test_set).items():
         x_hat, seconds = test_set.predict(method)
         rows += evaluation.rows(name, [test_set.score(x_hat)], nfe, seconds)
+        if has_sounds:
+            matched += evaluation.rows(name, [recognised(test_set, x_hat)], nfe, seconds)
     evaluation.report.add(rows, f", {test_set.N} pairs; {NOTES[test_set.kind]}")
+    if matched:
+        evaluation.report.add(matched, f", {test_set.N} pairs; {NOTE}")
     test_set.say_what_is_left_out()
     if evaluation.run.args.dataset in YARDSTICKS:
         print(YARDSTICKS[evaluation.run.args.dataset])
@@ -345,6 +356,7 @@ def samples(evaluation):
     columns[f"mean of {SAMPLES}"] = torch.stack(draws).mean(0)
     columns["truth"] = test_set.truth
     draw_columns(evaluation, test_set, columns, "samples")
+    save_sounds(evaluation, columns)  # of sounds; nothing else can be heard
 
 
 def tsne(evaluation):

@@ -48,6 +48,8 @@ SR = "runs/glyph-sr-bridge"
 SOLIDS = "runs/glyph-solids-bridge"
 ROOMS = "runs/glyph-rooms-bridge"
 NAMES = "runs/glyph-names-bridge"
+SOUNDS = "runs/glyph-sounds-bridge"
+SIGHTS = "runs/glyph-sights-bridge"
 PAIRS = "pca:128,tfidf:256 pca:64,tfidf:64"
 
 # fmt: off
@@ -76,11 +78,15 @@ LD_ENTRIES = [
     Entry("run",      "silhouettes to voxels",    14, "train_bridge.py --dataset glyph-solids"),
     Entry("run",      "six cameras to voxels",    10, "train_bridge.py --dataset glyph-rooms"),
     Entry("run",      "latents to latents",        4, "train_bridge.py --dataset glyph-names"),
+    Entry("run",      "glyphs to their sounds",    6, "train_bridge.py --dataset glyph-sounds"),
+    Entry("run",      "sounds to their glyphs",    6, "train_bridge.py --dataset glyph-sights"),
     Entry("Results",  "super resolution",         12, f"reproduce.py {SR}"),
     Entry("Results",  "views to 3D shape",        20, f"reproduce.py {SOLIDS}"),
     Entry("Ablation", "occupancy (nuScenes)",     15, f"reproduce.py {ROOMS}"),
     Entry("Results",  "edges: time and FID",      10, "reproduce.py lddbm-speed"),
     Entry("Results",  "two-way matching",          5, f"reproduce.py {NAMES} --task quality"),
+    Entry("Results",  "Face2Voice: glyphs",        5, f"reproduce.py {SOUNDS} --task quality"),
+    Entry("Results",  "Voice2Face: glyphs",        5, f"reproduce.py {SIGHTS} --task quality"),
     Entry("Fig. 1",   "samples beside baselines",  1, f"evaluate_bridge.py {SR} --task samples"),
     Entry("Fig. 1",   "t-SNE of both modalities",  1, f"evaluate_bridge.py {SR} --task tsne"),
     Entry("Ablation", "the denoiser's design",    30, "reproduce.py lddbm-design"),

@@ -54,16 +54,18 @@ def data_options(args):
     if args.dataset == "latents":
         flags = ("image_latents", "text_latents", "groups")
     elif args.dataset == "pairs":
-        flags = ("source_dir", "target_dir")
+        flags = ("source_dir", "target_dir", "seconds")
     elif args.dataset == "glyph-solids":
         flags = ("poses",)
     elif args.dataset in ("celebahq", "ffhq", "edges2handbags", "shapenet"):
         flags = ("size",)
     elif args.dataset == "nuscenes":
         flags = ("size", "grid")
+    elif args.dataset in ("voxceleb", "voxceleb-faces"):
+        flags = ("size", "seconds")
     else:
         flags = ()
-    return {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
+    return {name: getattr(args, name) for name in flags if getattr(args, name, None) is not None}
 
 
 def load_encoders(args, device, train_split):

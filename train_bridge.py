@@ -53,7 +53,8 @@ LOSSES = ("L_bridge", "L_pred", "L_infoNCE")
 FLAGS = [
     #    name                    full glyphs quick limits        what it is
     Flag("steps",            200_000,  4000,  600, (1, 1e9),     "training steps, of both sides",
-         sets={"glyph-solids": 6000, "glyph-names": 1000, "glyph-faces": 2000}),
+         sets={"glyph-solids": 6000, "glyph-names": 1000, "glyph-faces": 2000,
+               "glyph-sounds": 2000, "glyph-sights": 3000}),
     Flag("batch",                 64,  None, None, (1, 1e6),     "pairs a step, over all processes",
          sets={"glyph-solids": 32}),
     Flag("lr",                  1e-4,  4e-3, None, (1e-8, 10),   "learning rate of the denoiser"),

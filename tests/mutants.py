@@ -26,6 +26,7 @@ RELEASED, AS_RELEASED = "as_released.py", "test_as_released.py"
 BRIDGE, NETWORKS = "latent_bridge.py", "bridge_networks.py"
 ORACLES, TURNS = "test_bridge.py", "test_train_bridge.py"
 WIRING = "test_wiring.py"
+SOUND = "test_sounds.py"
 MUTANTS = [
     ("schedule not cumulative", DDIM, "** torch.arange(T + 1", "* torch.ones(T + 1", TRANSLATOR),
     ("schedule unscaled", DDIM, "beta = BETA_TIMES_T / T\n", "beta = BETA_TIMES_T / 1000\n", TRANSLATOR),
@@ -318,6 +319,22 @@ MUTANTS = [
     ("released: processes drop their own slices", "train.py", "if whole and world > 1:", "if False:", AS_RELEASED),
     ("a preset overrules what was typed", "train.py", "        if getattr(args, name) is None:\n            setattr", "        if True:\n            setattr", AS_RELEASED),
     ("theory: F of ridge points at a residual", "theory/sampling.py", 'centre if net.objective == "residual" else 0', '0 if net.objective == "joint" else centre', "test_sampling.py"),
+    ("samples in the lowest bytes", "sounds.py", "wide[:, 4 - width :] = bytes_of", "wide[:, :width] = bytes_of", SOUND),
+    ("left alone is heard", "sounds.py", "return x.mean(1, dtype=np.float32), rate", "return x[:, 0], rate", SOUND),
+    ("cut short in silence", "sounds.py", "    if len(raw) < n * channels * width:", "    if not raw:", SOUND),
+    ("resampled louder", "sounds.py", "np.fft.irfft(spectrum, n) * (n / len(x))", "np.fft.irfft(spectrum, n)", SOUND),
+    ("low pitches on top", "sounds.py", ".to(torch.uint8).flip(1)[:, None]", ".to(torch.uint8)[:, None]", SOUND),
+    ("pieces half a window late", "sounds.py", "fn.pad(sound, (more // 2, more - more // 2))", "fn.pad(sound, (0, more))", SOUND),
+    ("bands of equal hertz", "sounds.py", "return 2595 * torch.log10(1 + frequency / 700)", "return frequency + 0.0", SOUND),
+    ("pieces without their weights", "sounds.py", "sound = added / fn.fold(weights, **place).clamp(min=1e-8)", "sound = added", SOUND),
+    ("tones of equal steps in hertz", "glyph_sounds.py", "500 * 7 ** (torch.arange(31, -1, -1, dtype=torch.float64) / 31)", "500 + 3000 * (torch.arange(31, -1, -1, dtype=torch.float64) / 31)", SOUND),
+    ("all glyphs have one phase", "glyph_sounds.py", 'int(digest("phases", name), 16)', 'int(digest("phases"), 16)', SOUND),
+    ("a column half a column late", "glyph_sounds.py", "sound.flatten(1)[:, COLUMN // 2 : -(COLUMN // 2)]", "sound.flatten(1)[:, : 32 * COLUMN]", SOUND),
+    ("energies are amplitudes", "glyph_sounds.py", "255 * squares.clamp(0, 1).sqrt()[:, None]", "255 * squares.clamp(0, 1)[:, None]", SOUND),
+    ("a face of somebody else", "data_voxceleb.py", "face = faces[name][number % len(faces[name])]", "face = faces[max(faces)][0]", SOUND),
+    ("split by clip", "data_voxceleb.py", "            persons.append(person)", "            persons.append(clip)", SOUND),
+    ("two clips of a speaker compete", "data_voxceleb.py", "        if person not in seen:", "        if True:", SOUND),
+    ("a sample is found by its mean", "bridge_sounds.py", "found = x_hat.flatten(1)[rows] - centre", "found = x_hat.flatten(1)[rows]", SOUND),
 ]  # fmt: skip
 
 

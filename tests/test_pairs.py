@@ -499,7 +499,9 @@ def test_what_it_is_taken_for_is_said(tmp_path, monkeypatch, capsys):
     assert first.startswith(f"pairs {tmp_path}: found 11 pairs; used ") and "for train" in first
     assert "skipped 1: no target of its stem (first: " + str(tmp_path / "source/left.npy") in first
     assert "skipped 1: no source of its stem (first: " + str(tmp_path / "target/right.npy") in first
-    assert "skipped 2: a hidden file" in first and "skipped 2: no picture, .npy or .npz" in first
+    assert (
+        "skipped 2: a hidden file" in first and "skipped 2: no picture, .wav, .npy or .npz" in first
+    )
 
 
 def test_folders_in_folders(tmp_path):
@@ -670,8 +672,9 @@ def test_the_tree_of_pairs_is_true(tmp_path, capsys):
     """TREES names other endings, places or axes than the loader reads."""
     tree = data_files.TREES["pairs"]
     kinds = re.search(r"A/STEM\.\{(.*?)\}", tree)[1].split(",")
-    known = {kind.strip(".") for kind in (*data_files.PICTURES, ".npy", ".npz")}
+    known = {kind.strip(".") for kind in (*data_files.PICTURES, ".wav", ".npy", ".npz")}
     assert set(kinds) == known - {"jpeg", "tiff"}
+    kinds.remove("wav")  # of another shape than pictures: test_sounds.py has them
     for n, kind in enumerate(kinds):
         for side in ("source", "target"):
             (tmp_path / side / "x").mkdir(parents=True, exist_ok=True)
