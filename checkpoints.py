@@ -207,7 +207,11 @@ class RunFolder:
         # Neither what was not given nor switches that are off: but 0 is a value.
         off = (None, False, "")
         given = {k: v for k, v in vars(self.args).items() if not any(v is x for x in off)}
-        self.say(" ".join(f"--{k.replace('_', '-')} {v}" for k, v in given.items()))
+        words = []
+        for name, value in given.items():
+            option = f"--{name.replace('_', '-')}"
+            words.append(option if value is True else f"{option} {value}")
+        self.say(" ".join(words))
 
     def check_data(self, keys):
         """keys: {split: key}, which change with the data. RunError if they are not the old ones."""

@@ -50,6 +50,7 @@ def test_baselines_are_fitted_on_the_same_pairs(monkeypatch):
     run = runs.TranslatorRun.__new__(runs.TranslatorRun)
     run.args = Namespace(dataset="glyphs", data_dir=None, pairs=13, seed=5, cache_dir="-")
     run.E_image = run.E_text = SimpleNamespace(spec="pca:5")
+    run.partial = False
     run.dims = {"text->image": (4, 5)}
     trained_on = runs.cut(whole, run.args).full
     assert np.array_equal(run.latents("train")[1].full, trained_on)
