@@ -62,8 +62,8 @@ ONLY_FOR = [
 # Sets of one's own: nobody knows how large they are before they have been read.
 OWN = ("latents", "captions")
 # With fewer pairs than this the network of the glyphs (width 256) is large enough: wider ones learn
-# the pairs by heart. It sees each pair 38 times, twice as often as 2,800 steps show the 42,232 pairs
-# of the glyphs: the best weights are kept, so that more does no harm. But 300 steps at least, for a
+# the pairs by heart. It sees each pair 38 times, twice as often as 2,800 steps show the 42,232
+# glyph pairs: the best weights are kept, so that more does no harm. But 300 steps at least, for a
 # network needs some whatever the pairs, and 20,000 at most, which are hours on a CPU.
 SMALL = 100_000
 PASSES = 38
