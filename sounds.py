@@ -32,10 +32,10 @@ Letters  B sounds   n samples of a sound   S side of the picture   W samples of 
 Try      python sounds.py a.wav b.wav   what a picture leaves of a sound: b.wav is made of it
 """
 
+import argparse
 import functools
 import io
 import os
-import sys
 import wave
 from typing import NamedTuple
 
@@ -280,12 +280,13 @@ def listen(pictures, how, rounds=60):
 
 
 def main(argv=None):
-    words = sys.argv[1:] if argv is None else argv
-    if len(words) != 2:
-        raise DataError("two names are needed: python sounds.py IN.wav OUT.wav")
-    heard = listen(read_sound(words[0])[None], SPEECH)[0]
-    write_wav(words[1], heard, SPEECH.rate)
-    print(f"{words[1]}: what the picture of {words[0]} sounds like")
+    parser = argparse.ArgumentParser(description="What a log-mel picture leaves of a sound.")
+    parser.add_argument("wav", help="a sound")
+    parser.add_argument("out", help="the .wav that is made of its picture")
+    args = parser.parse_args(argv)
+    heard = listen(read_sound(args.wav)[None], SPEECH)[0]
+    write_wav(args.out, heard, SPEECH.rate)
+    print(f"{args.out}: what the picture of {args.wav} sounds like")
 
 
 if __name__ == "__main__":
