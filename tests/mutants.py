@@ -346,7 +346,7 @@ MUTANTS = [
     ("rooms: letters hang from the top", "glyph_rooms.py", "volume[cells, SHAPE[2] - h :] =", "volume[cells, :h] =", "test_rooms.py"),
     ("rooms: letters of any split", "glyph_rooms.py", "for code in codes[split_of_character(codes) == SPLITS[split]]]", "for code in codes]", "test_rooms.py"),
     ("rooms: all splits in the same places", "glyph_rooms.py", 'f"{split} {number}"', 'f"{number}"', "test_rooms.py"),
-    ("rooms: the hull of solids", "bridge_scores.py", '"glyph-rooms": glyph_rooms.visual_hull}', '"glyph-rooms": lambda y: y[:, :1].any(2)}', "test_evaluate_bridge.py"),
+    ("rooms: the hull of solids", "bridge_scores.py", '"glyph-rooms": room_hull,', '"glyph-rooms": solid_hull,', "test_evaluate_bridge.py"),
     ("nuscenes: cameras of the alphabet", "data_nuscenes.py", "for channel in CAMERAS]\n        if not", "for channel in sorted(CAMERAS)]\n        if not", "test_nuscenes.py"),
     ("nuscenes: frames between samples", "data_nuscenes.py", 'return BETWEEN if row.get("is_key_frame") is False else row', "return row", "test_nuscenes.py"),
     ("nuscenes: the plan mirrored", "data_nuscenes.py", "transpose(1, 0, 2)[::-1, :, ::-1]", "transpose(1, 0, 2)[:, :, ::-1]", "test_nuscenes.py"),
