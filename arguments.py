@@ -137,7 +137,17 @@ def shared_parser(description, datasets, flags):
         "glyph sets' and steps by the number of pairs. A run prints its values when it starts.",
     )
     # Groups are headings in --help, nothing more.
-    data = parser.add_argument_group("data").add_argument
+    add_data_flags(parser.add_argument_group("data").add_argument, datasets)
+    add_encoder_flags(parser.add_argument_group("frozen encoders").add_argument)
+    add_run_flags(parser.add_argument_group("run").add_argument)
+    method = parser.add_argument_group("method and optimisation")
+    for flag in flags:
+        add(method, flag)
+    return parser
+
+
+def add_data_flags(data, datasets):
+    """What is trained on. `data` adds a flag to its group; datasets: as for shared_parser."""
     data("--dataset", default=datasets[0], help=f"{', '.join(datasets)} (default {datasets[0]})")
     data("--data-dir", help="folder of the data set; nothing is downloaded into it")
     data("--image-latents", help="latents: .npy or .npz, (N, h) image latents")
@@ -151,6 +161,7 @@ def shared_parser(description, datasets, flags):
         action="store_true",
         help=f"{', '.join(PARTIAL)}: use the pictures that are there",
     )
+    # The bridge's script alone takes pairs of arrays.
     if set(datasets) & set(PAIRS):
         data("--source-dir", help="pairs: folder of y; its files and those of x share their stems")
         data("--target-dir", help="pairs: folder of x")
@@ -163,7 +174,9 @@ def shared_parser(description, datasets, flags):
         data("--grid", type=int, choices=GRIDS, help="nuscenes: voxels a side of the plan (200)")
         data("--seconds", type=float, help="how much of a .wav is seen: pairs, voxceleb (2.56)")
 
-    frozen = parser.add_argument_group("frozen encoders").add_argument
+
+def add_encoder_flags(frozen):
+    """Which encoders make latents of images and captions, and where those are kept."""
     frozen("--image-encoder", help=encoders.SPECS["image"])
     frozen("--text-encoder", help=encoders.SPECS["text"])
     frozen("--image-pooling", help=f"hf: models: {', '.join(encoders.POOLINGS['image'])}")
@@ -171,7 +184,9 @@ def shared_parser(description, datasets, flags):
     frozen("--download", action="store_true", help="allow fetching encoder weights")
     frozen("--cache-dir", default="cache", help="where latents are kept (cache)")
 
-    run = parser.add_argument_group("run").add_argument
+
+def add_run_flags(run):
+    """Where the run goes, how it begins, and on what it computes."""
     run("--out", help="run folder (runs/DATASET-translator or runs/DATASET-bridge)")
     run("--quick", action="store_true", help="a real but small run: glyph sets 1 to 2 minutes")
     run("--resume", action="store_true", help="go on with the run in --out")
@@ -181,14 +196,9 @@ def shared_parser(description, datasets, flags):
     run(
         "--amp",
         choices=tuple(AMP),
-        help="mixed precision (CPU: off, with AMX bf16; GPU: bf16, else fp16)",
+        help="mixed precision (CPU: off, bf16 with AMX; GPU: bf16, else fp16)",
     )
     run("--save-every", type=int, default=500, help="steps between checkpoints (500)")
-
-    method = parser.add_argument_group("method and optimisation")
-    for flag in flags:
-        add(method, flag)
-    return parser
 
 
 def resolve(args, flags, model):

@@ -75,12 +75,15 @@ def choices(args):
     for name, flags in CHOICES.items():
         table[name] = {direction: [] for direction in DIRECTIONS}
         for seed in range(args.seeds):
+            # "--objective joint" is kept in .../objective-joint-1000-seed0.
             slug = flags.replace("--", "").replace(" ", "-") or "ours"
             argv = [*flags.split(), "--steps", str(args.steps), "--seed", str(seed)]
             argv += ["--out", f"runs/choices/{slug}-{args.steps}-seed{seed}"]
             run = TranslatorRun(trained_run(train, argv, "cpu"))
             for direction in DIRECTIONS:
                 table[name][direction].append(scores_of(run, direction))
+
+    # A line a choice, under a heading for each direction.
     for direction in DIRECTIONS:
         print(f"\n{direction}, validation pairs; {args.steps} steps, {args.seeds} training seeds")
         print(f"{'':24}" + "".join(f"{title:>18}" for title in COLUMNS))

@@ -30,6 +30,7 @@ from safe_files import write_json
 from scores import at_work, spread
 
 METHODS = ("ours", "ridge", "knn", "mlp", "mean")
+# Those of which there are two translators, so that both can rank.
 METHODS += tuple(f"{name}, {how}" for how in ("both ways", "hubs out") for name in METHODS[:4])
 COLUMNS = {"cosine": "cosine", "centred_cosine": "centred", "r1": "R@1", "r10": "R@10"}
 
@@ -41,6 +42,7 @@ def training_seeds(args):
     name = "all" if args.pairs is None else str(args.pairs)
     rows = []
     for seed in range(args.seeds):
+        # What was not typed is left to train.py, whose defaults are in one place.
         argv = ["--seed", str(seed), "--out", f"runs/seeds/{name}-seed{seed}"]
         if args.pairs is not None:
             argv += ["--pairs", str(args.pairs)]
@@ -67,6 +69,7 @@ def print_seeds(rows, name, seeds):
             mine = [r for r in rows if (r["direction"], r["method"]) == (direction, method)]
             cells = []
             for column in COLUMNS:
+                # Two translators together have ranks, but no z_hat and so no cosine.
                 values = [r[column] for r in mine if column in r]
                 cells.append(spread(values, 3) if values else "-")
             print(f"{method:18}" + "".join(f"{cell:>18}" for cell in cells))
