@@ -11,8 +11,8 @@ Hint     F = z / |z|: what is z - gamma F? Least squares is linear in what it fi
 See it   python train.py --quick --objective joint --normalize row --gamma 11.3
              --out runs/collapse                                     |z| is 11 in text->image
          python evaluate.py runs/collapse --task ablation
-         "projection only" is c M: cosine -0.20 (-0.09 in image->text). With gamma = 1, in the
-         longer run of RESULTS.md, it is 0.51 (0.39). Why is it not 0 but below?
+         "projection only" is c M: cosine -0.22 (-0.10 in image->text). With --gamma 1 in the
+         first line it is 0.44 (0.25). Why is it not 0 but below?
 """
 
 import torch
