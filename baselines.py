@@ -152,9 +152,8 @@ def mlp_regression(run, latents, direction):
         fit_mlp(run, latents, one.direction, one.net, one.ema)
         one.save()
 
-    # Both at once, as train.py does with the two directions, and for the same reasons.
-    alone = run.device.type != "cpu" or run.args.dropout > 0
-    list(map(train, missing) if alone else side_by_side(train, missing))
+    # Both at once, as train.py does with the two directions.
+    side_by_side(train, missing, run.device, random=run.args.dropout > 0)
     return regressions[direction]
 
 

@@ -255,13 +255,9 @@ def cc3m(root, split):
         raise missing_data("cc3m", root, f"no {part} part")
     in_shards = files[0].endswith(".tar")
 
-    # Before the five integers of each pair, the number of its file.
     files = [os.path.join(root, file) for file in files]
-    scanned, skipped = [], {}
-    for number, path in enumerate(files):
-        rows = scan_tar(path, skipped) if in_shards else scan_table(path, root, skipped)
-        scanned.append(np.insert(rows, 0, number, axis=1))
-    rows = np.concatenate(scanned)  # (N, 6) int64
+    skipped = {}
+    rows = scan(files, root, in_shards, skipped)  # (N, 6) int64
     found = f"{len(rows):,} pairs in {len(files)} {'tar' if in_shards else 'table'} file(s)"
     if not len(rows):
         report("cc3m", root, found, "none", skipped)
@@ -270,6 +266,24 @@ def cc3m(root, split):
         rows = rows[split_by_hash(rows[:, 1], cuts, root) == SPLITS[split]]
     report("cc3m", root, found, f"{len(rows):,} for {split}", skipped)
 
+    pairs = np.repeat(np.arange(len(rows))[:, None], 2, axis=1)  # a picture, a caption
+    key = digest("cc3m", split, file_stamps(files), DECODER)
+    images, captions = readers(root, files, rows, in_shards)
+    return Split(images, captions, pairs, np.zeros(len(rows), bool), key)
+
+
+def scan(files, root, in_shards, skipped):
+    """(N, 6) int64 of all files: before the five integers of each pair, the number of its file."""
+    scanned = []
+    for number, path in enumerate(files):
+        rows = scan_tar(path, skipped) if in_shards else scan_table(path, root, skipped)
+        scanned.append(np.insert(rows, 0, number, axis=1))
+    return np.concatenate(scanned)
+
+
+def readers(root, files, rows, in_shards):
+    """(images, captions) that go to the place that rows (N, 6) name, each time one is read."""
+
     def read_bytes(i, column):
         number, offset, size = rows[i, [0, column, column + 1]]
         # Opened each time: the threads of an encoder must not share one position in a file.
@@ -277,8 +291,8 @@ def cc3m(root, split):
             f.seek(offset)
             return f.read(size)
 
-    def read_text(i, column=CAPTION):
-        text = read_bytes(i, column).decode("utf-8", "replace").strip()
+    def read_text(i):
+        text = read_bytes(i, CAPTION).decode("utf-8", "replace").strip()
         return text if in_shards else " ".join(unquoted(text).split())
 
     def place(i):
@@ -295,6 +309,4 @@ def cc3m(root, split):
         images = Lazy(N, read_from_shard, place)
     else:
         images = picture_folder(root, Lazy(N, path_from_table))
-    pairs = np.stack([np.arange(N), np.arange(N)], axis=1)  # a picture, a caption
-    key = digest("cc3m", split, file_stamps(files), DECODER)
-    return Split(images, Lazy(N, read_text), pairs, np.zeros(N, bool), key)
+    return images, Lazy(N, read_text)

@@ -25,6 +25,7 @@ import torch.distributed.nn
 
 from errors import DeviceError
 
+CPU = torch.device("cpu")
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -82,16 +83,22 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def side_by_side(function, items):
+def side_by_side(function, items, device=CPU, random=False):
     """[function(item) for item in items], all at once on the CPU: one thread for each item.
 
     torch would rather take all cores for each operation of one item after the other. But an
     operation on a batch of 256 takes half a millisecond, and at its end every core waits for the
     slowest. If another program has one of two cores, each operation waits for its share of it:
     training was 13 to 20 times slower then. Items that need nothing of each other need not wait.
-    Where there is one core, they come one after the other. The results are the same."""
+    Where there is one core, they come one after the other. The results are the same.
+
+    device   where `function` computes: a GPU works on one thing at a time anyway
+    random   whether it draws from torch's one generator, as dropout does: then the numbers of one
+             item would depend on how far the other one is"""
     before = torch.get_num_threads()
-    if cores() < 2 or len(items) < 2:
+    # Several processes wait for each other at every step: in each, the order has to be the same.
+    alone = device.type != "cpu" or random or dist.is_initialized()
+    if alone or cores() < 2 or len(items) < 2:
         return [function(item) for item in items]
     torch.set_num_threads(min(before, max(1, cores() // len(items))))  # of each item's operations
     try:

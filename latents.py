@@ -151,27 +151,16 @@ def build_cache(encoder, items, stem, meta, batch, workers):
     On the way there: stem.part, the rows so far, and stem.part.json, how many they are."""
     z, done, broken = open_part(stem, meta)
     todo = broken + list(range(done, len(items)))  # a broken file may have been repaired
-    what = encoder.modality + "s"
     failed, saved = [], time.monotonic()
     with tqdm(total=len(todo), desc=encoder.spec, disable=None) as bar:
         for rows, got in batches(items, encoder.prepare, todo, batch, workers):
-            # Broken items keep the zeros of a new file; the others are encoded.
-            errors = {i: x for i, x in zip(rows, got, strict=True) if isinstance(x, OSError)}
-            good = [i for i in rows if i not in errors]
-            z_good = encoder.embed([x for x in got if not isinstance(x, OSError)])
-            # A NaN would spread to every weight that is trained on it: say which item it is of.
-            fine = np.isfinite(z_good).all(1)
-            if not fine.all():
-                culprit = name_of(items, good[fine.argmin()])
-                raise EncoderError(f"{encoder.spec}: NaN or Inf for {culprit}")
-            z[good] = z_good
-
+            errors = encode_batch(encoder, items, rows, got, z)
             # Five names are enough to see what is wrong.
             for i in list(errors)[: max(0, 5 - len(failed))]:
                 say(f"cannot read {name_of(items, i)}: {reason(errors[i])}")
             failed += list(errors)
             # `broken` may hold items of the killed run, some of which can be read by now.
-            broken = sorted((set(broken) - set(good)) | set(errors))
+            broken = sorted((set(broken) - set(rows)) | set(errors))
             done = max(done, rows[-1] + 1)
             bar.update(len(rows))
 
@@ -182,15 +171,37 @@ def build_cache(encoder, items, stem, meta, batch, workers):
                 saved = time.monotonic()
             if too_many:
                 first = ", ".join(name_of(items, i) for i in failed[:3])
-                told = f"more than 1 % of {what} cannot be read, the first: {first}"
+                told = f"more than 1 % of {encoder.modality}s cannot be read, the first: {first}"
                 raise EncoderError(f"{told}; replace them, or leave them out")
     if failed:
-        say(f"{len(failed)} of {len(items)} {what} cannot be read: their latents are zeros")
+        told = f"{len(failed)} of {len(items)} {encoder.modality}s cannot be read"
+        say(f"{told}: their latents are zeros")
+    complete(stem, meta, z, done, broken)
 
-    # The order matters: the rows reach the disk, then they get their final name, then the record
-    # that says that they are complete gets its own. A kill between two of these does no harm. The
-    # record is written before the rows are renamed: if there is no room even for it, they stay
-    # what they are, and the same command goes on from there.
+
+def encode_batch(encoder, items, rows, got, z):
+    """Puts the latents of the prepared items `got` into z[rows]. -> {row: OSError} of broken ones.
+
+    Broken items keep the zeros of a new file. EncoderError names an item whose latent is NaN."""
+    errors = {i: x for i, x in zip(rows, got, strict=True) if isinstance(x, OSError)}
+    good = [i for i in rows if i not in errors]
+    z_good = encoder.embed([x for x in got if not isinstance(x, OSError)])
+    # A NaN would spread to every weight that is trained on it: say which item it is of.
+    fine = np.isfinite(z_good).all(1)
+    if not fine.all():
+        culprit = name_of(items, good[fine.argmin()])
+        raise EncoderError(f"{encoder.spec}: NaN or Inf for {culprit}")
+    z[good] = z_good
+    return errors
+
+
+def complete(stem, meta, z, done, broken):
+    """Makes stem.npy and stem.json of stem.part.
+
+    The order matters: the rows reach the disk, then they get their final name, then the record
+    that says that they are complete gets its own. A kill between two of these does no harm. The
+    record is written before the rows are renamed: if there is no room even for it, they stay
+    what they are, and the same command goes on from there."""
     save_part(stem, meta, z, done, broken)
     crc = checksum(stem + ".part", broken)
     with whole(stem + ".json") as record:

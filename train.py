@@ -370,20 +370,15 @@ def train_in(folder, splits, args, device, rank, world):
     folder.say(size_of(learners[0].net, device, world))
     folder.start(learners, found.encoders)
 
-    # The two directions need nothing of each other: on a CPU each has a thread of its own. Not on a
-    # GPU, which works on one thing at a time anyway; not where processes wait for each other; and
-    # not with dropout, whose random numbers all come from one generator.
-    alone = device.type != "cpu" or world > 1 or args.dropout > 0
-    each = map if alone else side_by_side
-
     # THE LOOP, a few dozen steps at a time: then there is a row of the log to write, or a
-    # checkpoint, or the weights are compared with those before.
+    # checkpoint, or the weights are compared with those before. The two directions need nothing of
+    # each other: on a CPU each has a thread of its own.
     every = max(25, args.steps // 20)
     for steps in folder.rounds(every):
         go = functools.partial(
             train_round, steps=steps, args=args, device=device, rank=rank, world=world
         )
-        list(each(go, learners))
+        side_by_side(go, learners, device, random=args.dropout > 0)
         done = steps.stop
         if rank == 0 and (done % every == 0 or done == args.steps):
             for learner in learners:

@@ -348,9 +348,8 @@ def captioners(evaluation, noises, lm="scratch"):
         fit_captioner(model, source, captions, rows, noise, desc=name)
         save_checkpoint(path[name], {**stamp, "noise": noise, "captioner": model.state()})
 
-    # Side by side, but for a pretrained model: the random numbers of dropout have one source.
-    alone = run.device.type != "cpu" or lm != "scratch"
-    list(map(train, missing) if alone else side_by_side(train, missing))
+    # A pretrained model has dropout; ours, from scratch, has none.
+    side_by_side(train, missing, run.device, random=lm != "scratch")
     return found
 
 

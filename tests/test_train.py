@@ -515,6 +515,17 @@ def test_side_by_side_on_one_core(monkeypatch):
     assert devices.side_by_side(here, "a") == [here("a")]
 
 
+def test_side_by_side_where_items_would_disturb_each_other(two_cores, monkeypatch):
+    """Otherwise two threads share a GPU, or dropout's generator, or processes wait for ever."""
+    here = lambda x: (x, threading.get_ident())
+    alone = [here("a"), here("b")]
+    assert devices.side_by_side(here, "ab", torch.device("cuda")) == alone
+    assert devices.side_by_side(here, "ab", CPU, random=True) == alone
+    assert devices.side_by_side(here, "ab", CPU) != alone
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert devices.side_by_side(here, "ab", CPU) == alone
+
+
 def test_training_side_by_side_is_training_alone(flags, tmp_path, two_cores, monkeypatch):
     """Otherwise one direction disturbs the other: a shared generator, or a shared gradient."""
     threads = set()
@@ -523,7 +534,7 @@ def test_training_side_by_side_is_training_alone(flags, tmp_path, two_cores, mon
     monkeypatch.setattr(train, "train_step", note)
     train.main(flags("--steps 30", "beside"))
     assert len(threads) >= 2 and threading.get_ident() not in threads
-    monkeypatch.setattr(train, "side_by_side", lambda f, items: [f(item) for item in items])
+    monkeypatch.setattr(train, "side_by_side", lambda f, items, *a, **k: [f(x) for x in items])
     train.main(flags("--steps 30", "alone"))
     for which in ("net", "ema"):
         assert same(weights(tmp_path / "beside", which), weights(tmp_path / "alone", which))
