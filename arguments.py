@@ -150,10 +150,9 @@ def add_data_flags(data, datasets):
     """What is trained on. `data` adds a flag to its group; datasets: as for shared_parser."""
     data("--dataset", default=datasets[0], help=f"{', '.join(datasets)} (default {datasets[0]})")
     data("--data-dir", help="folder of the data set; nothing is downloaded into it")
-    data("--image-latents", help="latents: .npy or .npz, (N, h) image latents")
-    data(
-        "--text-latents", help="latents: .npy or .npz, (N, h) text latents, row by row the partners"
-    )
+    told = ".npy, .npz, .pt, or a folder of parts"
+    data("--image-latents", help=f"latents: {told}, (N, h) image latents")
+    data("--text-latents", help=f"latents: {told}, (N, h) text latents, row by row the partners")
     data("--groups", help="latents: .npy, (N,) ids; rows of one id are right answers to each other")
     data("--celeba-train", action="store_true", help="celeba: train on it; MT only tests on it")
     data(

@@ -20,9 +20,9 @@ differs is who describes what, who decides on train, val and test, and what has 
 Pictures stay on disk until they are read, each time anew. The frozen encoders read each once.
 
 Map      load              the function that other files call
-         LOADERS           name -> loader: coco, celeba, cifar10, latents are here, cc3m is in
-                           data_cc3m.py, captions in data_captions.py, with what coco and celeba
-                           share with it; data_files.TREES says what each of them expects
+         LOADERS           name -> loader: coco, celeba, cifar10 are here, cc3m is in data_cc3m.py,
+                           latents in data_latents.py, captions in data_captions.py, with what coco
+                           and celeba share with it; data_files.TREES says what each expects
          main              counts, and a picture
 Letters  N images, L captions, P pairs, i an image, j a caption
 Try      python data.py                   counts of the embedded set, and a picture of it
@@ -41,23 +41,14 @@ from data_captions import captions, split_from_rows
 from data_cc3m import cc3m
 from data_files import (
     file_stamps,
-    first_equal,
-    fits_float32,
-    load_array,
     missing_data,
-    report,
     say_once,
-    split_by_hash,
 )
-from data_pairs import FEWEST, PAIRS, load_pairs, save_pairs
+from data_latents import latents
+from data_pairs import PAIRS, load_pairs, save_pairs
 from data_tables import Row, parse_json, read_text
 from errors import DataError, run_script
-from glyphs import FACES, SPLITS, STIX, Images, Lazy, Split, Strings, digest, draw_glyphs
-
-# Latents of what typical size, as a root mean square, can be trained on; and from how many times
-# this size on one row is an error of its encoder, not a large vector.
-SIZES = (1e-4, 1e6)
-OUTLIER = 1e4
+from glyphs import FACES, SPLITS, STIX, Images, Split, Strings, digest, draw_glyphs
 
 # --------------------------------------------------------------------------------------------------
 # COCO
@@ -262,151 +253,6 @@ def cifar10(root, split):
     pairs = np.stack([np.arange(N), records[:, 0]], axis=1)
     key = digest("cifar10", split, file_stamps(files))
     return Split(Images(pixels, range(N)), captions, pairs, np.zeros(N, bool), key)
-
-
-# --------------------------------------------------------------------------------------------------
-# Latents of your own encoders
-
-
-def latents(root, split, image_latents=None, text_latents=None, groups=None):
-    """Paired vectors computed elsewhere: row i of image_latents (N, h1) and text_latents (N, h2).
-
-    Rows with equal ids in `groups` (N,) are all positives of each other, and split together: give
-    the five captions of one photo, in five rows, the same id. Without, equal rows of image_latents
-    are a group: see `found_groups`. 90 / 5 / 5 % by a hash of the group, or of the row. A row of
-    zeros, as some programs leave for a photo that they could not read, is left out with its
-    partner. Paths are relative to root, if any. Raises DataError: unreadable, not 2-D, not floats,
-    unequal lengths, and check_numbers."""
-    if image_latents is None or text_latents is None:
-        raise missing_data("latents", root, "give --image-latents and --text-latents")
-    given = [path for path in (image_latents, text_latents, groups) if path is not None]
-    paths = [os.path.join(root or "", os.path.expanduser(path)) for path in given]
-    a = open_array(paths[0], 2, "f")
-    b = open_array(paths[1], 2, "f")
-    ids = open_array(paths[2], 1, "iu") if groups else None
-    lengths = [len(array) for array in (a, b, ids) if array is not None]
-    if len(set(lengths)) > 1:
-        raise DataError(f"unequal numbers of rows: {lengths} in {paths}")
-    empty = check_numbers(a, paths[0]) | check_numbers(b, paths[1])  # (N,)
-    ids = found_groups(a, b, ids, ~empty, paths)
-    kept = np.flatnonzero(~empty)
-    if len(kept) < FEWEST:
-        told = f"{len(kept)} rows are too few to be cut into train, val and test"
-        raise DataError(f"{paths[0]}: {told}; give at least {FEWEST}")
-
-    # Row i of this split is row index[i] of the files, which stay on disk.
-    part = split_by_hash(ids[kept], [0.90, 0.95], paths[0])
-    index = kept[part == SPLITS[split]]
-    skipped = {"a row of zeros": [f"row {row}" for row in np.flatnonzero(empty)]}
-    shapes = f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"
-    report("latents", paths[0], shapes, f"{len(index):,} rows for {split}", skipped)
-
-    def read_a(i):
-        return np.array(a[index[i]], np.float32)  # a copy: the file cannot be written through it
-
-    def read_b(j):
-        return np.array(b[index[j]], np.float32)
-
-    def name(i):
-        return f"row {index[i]}"
-
-    pairs = mates(ids[index], paths[-1])
-    key = digest("latents", split, file_stamps(paths))
-    images = Lazy(len(index), read_a, name)
-    captions = Lazy(len(index), read_b, name)
-    return Split(images, captions, pairs, np.zeros(len(pairs), bool), key)
-
-
-def open_array(path, ndim, kinds):
-    """An array that stays on disk, with `ndim` axes and a dtype of one of the kinds ("f", "iu")."""
-    found = load_array(path, mmap_mode="r")
-    # Some programs keep an axis of length 1 from their batches of one: (N, 1, h).
-    if ndim == 2 and found.ndim == 3 and found.shape[1] == 1:
-        found = found[:, 0]
-    if found.ndim != ndim or found.dtype.kind not in kinds or not found.size:
-        expected = "(rows, width) of floats" if ndim == 2 else "(rows,) of integers"
-        told = f"expected {expected}, found {found.shape} of {found.dtype}"
-        # Indexes of neighbours keep vectors in 8 bits, each times a scale that is not in the file.
-        if ndim == 2 and found.dtype.kind in "iu":
-            told += "; if these are rounded floats, multiply by their scale and save as float32"
-        raise DataError(f"{path}: {told}")
-    return found
-
-
-def found_groups(a, b, ids, kept, paths):
-    """(N,) the ids of the rows; says what train and test would share.
-
-    ids None: rows that hold the very same image are a group, whose id is its first row's number.
-    Five captions of a photo give five such rows. Each on its own, four would be in train and the
-    fifth in test: its answer would be known. kept (N,): rows that are used; paths: those files."""
-    first = first_equal(a)
-    copies = int((first != np.arange(len(a)))[kept].sum())
-    if ids is None:
-        ids = first
-        told = "they are split together, as --groups would do it"
-    else:
-        # Only what the user's own groups tear apart is worth a line.
-        copies = int((ids[first] != ids)[kept].sum())
-        told = "in another group, so train and test may share them"
-    if copies:
-        told = f"{copies:,} of {len(a):,} rows are equal to an earlier row; {told}"
-        say_once((paths[0], "copies"), f"{paths[0]}: {told}")
-
-    # A text may fit many images, the name of a class does: these are only counted.
-    apart = int((ids[first_equal(b)] != ids)[kept].sum())
-    if apart:
-        told = f"{apart:,} of {len(b):,} rows are equal to an earlier row of another image"
-        say_once((paths[1], "copies"), f"{paths[1]}: {told}: train and test share these texts")
-    return ids
-
-
-def check_numbers(x, path):
-    """(N,) which rows of x (N, h) are all zeros. DataError for numbers that cannot be trained on.
-
-    These are NaN, inf and what float32 cannot hold; one number a row, which has no direction; rows
-    that are all the same; one row far larger than the others, which alone would set the scale of
-    all; and sizes at which squares overflow. The file may exceed memory: it is read in parts."""
-    if x.shape[1] < 2:
-        raise DataError(f"{path}: rows of one number have no direction, cosines would be 1 or -1")
-    sizes, varies = [], False
-    for start in range(0, len(x), 8192):
-        rows = np.asarray(x[start : start + 8192], np.float64)
-        fine = fits_float32(rows).all(1)
-        if not fine.all():
-            raise DataError(f"{path}: row {start + fine.argmin()} holds NaN, inf or over 3e38")
-        sizes.append(np.sqrt((rows**2).mean(1)))
-        # A millionth of its size is float32's rounding, no difference.
-        varies = varies or (np.abs(rows - x[0]) > 1e-6 * np.abs(rows).max()).any()
-    if not varies and len(x) > 1:
-        raise DataError(f"{path}: all rows are the same, there is nothing to translate")
-
-    size = np.concatenate(sizes)  # (N,) root mean squares
-    typical = np.median(size[size > 0])
-    if not SIZES[0] <= typical <= SIZES[1]:
-        told = f"its numbers are of size {typical:.0e}; multiply them so that it is about 1"
-        raise DataError(f"{path}: {told}")
-    if size.max() > OUTLIER * typical:
-        told = f"row {size.argmax()} is {size.max() / typical:.0e} times as large as others"
-        raise DataError(f"{path}: {told}; leave it out")
-    return size == 0
-
-
-def mates(ids, where):
-    """(P, 2) all (i, j) with ids[i] == ids[j].
-
-    ids 7, 8, 7 -> (0, 0), (0, 2), (2, 0), (2, 2), (1, 1)"""
-    order = np.argsort(ids, kind="stable")  # equal ids become neighbours
-    count = np.unique(ids, return_counts=True)[1]
-    # A group of n rows has n^2 pairs.
-    if (count.astype(float) ** 2).sum() > 1e8:
-        told = "over 100 M pairs within groups of equal ids or rows"
-        raise DataError(f"{where}: {told}; give --groups with finer ones")
-    if count.max(initial=1) == 1:
-        return np.stack([order, order], axis=1)
-    # Within a group of rows 0, 2: each (0, 0, 2, 2) with each (0, 2, 0, 2).
-    groups = np.split(order, np.cumsum(count)[:-1])
-    pairs = [np.stack([np.repeat(g, len(g)), np.tile(g, len(g))], axis=1) for g in groups]
-    return np.concatenate(pairs)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -75,6 +75,8 @@ TREES = {
   https://shannon.cs.illinois.edu/DenotationGraph or Kaggle""",
     "latents": """
   image_latents=A.npy, text_latents=B.npy          (N, h1), (N, h2) floats: rows i are a pair
+     or A.npz, or A.pt of one tensor; or a folder of parts, img_emb_0.npy, img_emb_1.npy, ..., as
+     clip-retrieval writes them; or a pattern of these in quotes, 'DIR/img_emb_*.npy'
   groups=G.npy                                     optional (N,) integers: equal ids fit each other
   no address: any encoder's output, saved with numpy.save""",
     "celebahq": """

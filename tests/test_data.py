@@ -15,6 +15,7 @@ from PIL import Image
 import data
 import data_cc3m
 import data_files
+import data_latents
 import glyphs
 from data import load
 from errors import DataError
@@ -1065,7 +1066,7 @@ def test_latents_bad_shapes(tmp_path):
     with pytest.raises(DataError, match="absent.npy"):
         load("latents", tmp_path, "train", image_latents="absent.npy", text_latents="b.npy")
     with pytest.raises(DataError, match="over 100 M pairs"):
-        data.mates(np.zeros(20_000, int), "g.npy")
+        data_latents.mates(np.zeros(20_000, int), "g.npy")
 
 
 def test_latents_that_cannot_be_learned(tmp_path):
@@ -1264,7 +1265,7 @@ def test_latents_of_other_kinds_say_what_to_do(tmp_path):
             load("latents", tmp_path, "train", image_latents="a.npy", text_latents="b.npy")
     (tmp_path / "a.pt").write_bytes(b"PK")
     (tmp_path / "parts").mkdir()
-    for file, said in {"a.pt": "numpy.save", "parts": "a folder; join its parts"}.items():
+    for file, said in {"a.pt": "torch.save", "parts": "no parts there"}.items():
         with pytest.raises(DataError, match=said):
             load("latents", tmp_path, "train", image_latents=file, text_latents="b.npy")
     np.save(tmp_path / "a.npy", rng.standard_normal((39, 6)))

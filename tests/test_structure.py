@@ -38,6 +38,7 @@ FLOORS = [  # a file may import from lower floors, and from earlier ones of its 
         "data_nuscenes",
         "data_voxceleb",
         "data_pairs",
+        "data_latents",
         "data",
     ],
     ["pretrained", "encoders", "latents"],
