@@ -1,7 +1,7 @@
 """
 tables/choices.py: each of our choices beside what else could be done, on validation pairs.
 
-    python tables/choices.py                     nine trainings, three seeds each: about an hour
+    python tables/choices.py                     nine trainings, three seeds each: half an hour
     python tables/choices.py --seeds 1 --steps 300
 
 A default is a choice, and a choice should have a reason. So one setting at a time is changed, all
@@ -75,7 +75,7 @@ def choices(args):
     for name, flags in CHOICES.items():
         table[name] = {direction: [] for direction in DIRECTIONS}
         for seed in range(args.seeds):
-            # "--objective joint" is kept in .../objective-joint-1000-seed0.
+            # "--objective joint" is kept in .../objective-joint-600-seed0.
             slug = flags.replace("--", "").replace(" ", "-") or "ours"
             argv = [*flags.split(), "--steps", str(args.steps), "--seed", str(seed)]
             argv += ["--out", f"runs/choices/{slug}-{args.steps}-seed{seed}"]
@@ -96,7 +96,7 @@ def choices(args):
 def parse(argv=None):
     parser = argparse.ArgumentParser(description="Our choices beside their alternatives.")
     a = parser.add_argument
-    a("--steps", type=int, default=1000, help="training steps of each run (1000)")
+    a("--steps", type=int, default=600, help="training steps of each run (600)")
     a("--seeds", type=int, default=3, help="training seeds, from 0 (3)")
     args = parser.parse_args(argv)
     if args.seeds < 1 or args.steps < 1:
