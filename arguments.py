@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import encoders
 from data import NAMES
 from data_captions import PARTIAL
+from data_files import data_folder
 from data_pairs import PAIRS
 from devices import AMP
 from errors import RunError
@@ -149,7 +150,8 @@ def shared_parser(description, datasets, flags):
 def add_data_flags(data, datasets):
     """What is trained on. `data` adds a flag to its group; datasets: as for shared_parser."""
     data("--dataset", default=datasets[0], help=f"{', '.join(datasets)} (default {datasets[0]})")
-    data("--data-dir", help="folder of the data set; nothing is downloaded into it")
+    told = "folder of the data set ($MODALITY_DATA/NAME, else datasets/NAME); never written to"
+    data("--data-dir", help=told)
     told = ".npy, .npz, .pt, or a folder of parts"
     data("--image-latents", help=f"latents: {told}, (N, h) image latents")
     data("--text-latents", help=f"latents: {told}, (N, h) text latents, row by row the partners")
@@ -218,6 +220,9 @@ def resolve(args, flags, model):
     args.out = args.out or f"runs/{args.dataset}-{model}{quick}"
     check_used(args, given)
     check(args, flags)
+    # The run keeps the folder in which its data were found: evaluation looks there again.
+    if args.dataset not in EMBEDDED:
+        args.data_dir = data_folder(args.dataset, args.data_dir, vars(args))
 
 
 def by_size(args):

@@ -28,6 +28,8 @@ Letters  N images, L captions, P pairs, i an image, j a caption
 Try      python data.py                   counts of the embedded set, and a picture of it
          python data.py coco ~/coco       the same for a data set on your disk
          python data.py glyph-solids      the same for pairs (data_pairs.py)
+Get      python data.py --fetch coco      download it; says how much and asks first (fetch.py)
+Where    --data-dir, or here ROOT; else $MODALITY_DATA/NAME; else datasets/NAME
 """
 
 import argparse
@@ -40,8 +42,10 @@ import numpy as np
 from data_captions import captions, split_from_rows
 from data_cc3m import cc3m
 from data_files import (
+    data_folder,
     file_stamps,
     missing_data,
+    no_folder,
     say_once,
 )
 from data_latents import latents
@@ -49,6 +53,7 @@ from data_pairs import PAIRS, load_pairs, save_pairs
 from data_tables import Row, parse_json, read_text
 from errors import DataError, run_script
 from glyphs import FACES, SPLITS, STIX, Images, Split, Strings, digest, draw_glyphs
+from official_archives import SETS
 
 # --------------------------------------------------------------------------------------------------
 # COCO
@@ -272,8 +277,9 @@ NAMES = ["glyphs", "glyphs-stix", *LOADERS]
 def load(name, root=None, split="train", **options):
     """One split of a data set: the only function that other files call.
 
-    root is the folder of a set on disk, as in TREES; options: see `latents` and `celeba`. Raises
-    DataError for an unknown name or split, and for data that is missing or broken."""
+    root is the folder of a set on disk, as in TREES, or None: see data_folder; options: see
+    `latents` and `celeba`. Raises DataError for an unknown name or split, and for data that is
+    missing or broken."""
     if name not in NAMES:
         raise DataError(f"no data set {name!r}; there are {', '.join(NAMES)}")
     if split not in SPLITS:
@@ -288,10 +294,10 @@ def load(name, root=None, split="train", **options):
         return draw_glyphs(split, STIX)
 
     # "latents" may do without a root: its files can be given as they are.
+    root = data_folder(name, root, options)
     root = root and os.path.expanduser(root)
     if name != "latents" and not (root and os.path.isdir(root)):
-        why = "no such folder" if root else "give --data-dir"
-        raise missing_data(name, root or None, why)
+        raise no_folder(name, root)
     found = LOADERS[name](root, split, **options)
     if not len(found.pairs):
         raise DataError(f"{name} in {root}: no pairs in split {split!r}")
@@ -340,12 +346,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("name", nargs="?", default="glyphs", help="data set (default: glyphs)")
-    parser.add_argument("root", nargs="?", help="its folder")
+    parser.add_argument("root", nargs="?", help="its folder (default: see Where)")
+    told = f"download NAME into ROOT; shows what and how much, and asks. NAME: {', '.join(SETS)}"
+    parser.add_argument("--fetch", action="store_true", help=told)
+    parser.add_argument("--yes", action="store_true", help="--fetch: do not ask")
     args = parser.parse_args()
+    if args.yes and not args.fetch:
+        parser.error("--yes is the answer to --fetch, which is not there")
+    if args.fetch:
+        from fetch import fetch  # here, so that nothing else can reach what opens connections
+
+        return fetch(args.name, args.root, args.yes)
     show = show_pairs if args.name in PAIRS else show_images
     for side in ("test", "val", "train"):  # train last: celeba and glyphs-stix refuse it
         show(args.name, args.root, side)
 
 
 if __name__ == "__main__":
-    run_script("data.py", main)
+    run_script("data.py", main, "stopped; a --fetch goes on with the same command")

@@ -5,6 +5,7 @@ data.py reads sets of images with captions, data_pairs.py sets of paired arrays.
 would else be in each of their loaders:
 
 Map      TREES, missing_data    what each set must look like on disk, and where to download it
+         data_folder            where a set is looked for: THE rule of --data-dir
          say, report            what a loader tells of what it found, used and skipped
          read_image             THE picture decoder: every file of every set goes through it
          colour_of              is a set grey or colour?
@@ -12,7 +13,8 @@ Map      TREES, missing_data    what each set must look like on disk, and where 
          load_array             the array in a .npy or .npz file
          split_by_hash          train, val and test without a list: each item decides by itself
          file_stamps            has a file changed since its latents were computed?
-Rules    Nothing is downloaded: what is missing is explained, with its address. Nothing is
+Rules    Nothing is downloaded: what is missing is explained, with its address, and with fetch.py's
+         command where there is one. Nothing is
          unpickled: a pickle can run any program. A set that cannot be read at all is a DataError.
          A single broken picture is an OSError: of three million photos, some always are, and who
          reads them decides what to do (the latents are made without; pairs stop, and name it).
@@ -20,6 +22,7 @@ Rules    Nothing is downloaded: what is missing is explained, with its address. 
 
 import io
 import os
+import shlex
 import sys
 import zlib
 from glob import glob
@@ -29,6 +32,7 @@ from PIL import Image
 
 from errors import DataError
 from glyphs import Lazy
+from official_archives import SETS
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FLOAT32_MOST = 3e38  # beyond it, a float64 becomes inf when it is made a float32
@@ -43,7 +47,8 @@ TREES = {
   ROOT/annotations/captions_{train,val}2014.json         (or 2017)
   ROOT/train2014/COCO_train2014_000000000009.jpg ...     (or ROOT/images/train2014/...)
   ROOT/dataset_coco.json                                 optional: Karpathy's split
-  With the val part alone, the smaller download, this is split into train, val and test.
+  With the val part alone, this is split into train, val and test. The smallest download, 1.1 GB:
+     python data.py --fetch coco-val2017
   http://images.cocodataset.org/zips/{train2014,val2014}.zip    13.5 and 6.6 GB (2017: 19.3, 0.8)
   http://images.cocodataset.org/annotations/annotations_trainval{2014,2017}.zip   0.25 GB each
   https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip""",
@@ -116,16 +121,50 @@ TREES = {
 }
 
 TREES["voxceleb-faces"] = TREES["voxceleb"]
+SAME_FOLDER = {"voxceleb-faces": "voxceleb"}  # the same files, read the other way round
+
+
+def data_places(name):
+    """[$MODALITY_DATA/NAME, datasets/NAME]: where a set is looked for without --data-dir.
+
+    The variable is for a disk that several people, or several copies of this repository, share."""
+    folder = SAME_FOLDER.get(name, name)
+    tops = (os.environ.get("MODALITY_DATA"), "datasets")
+    return [os.path.join(os.path.expanduser(top), folder) for top in tops if top]
+
+
+def data_folder(name, given=None, options=None):
+    """The folder of a set: `given`, else the first of data_places that is there, else None.
+
+    options: the loader's. Two files that are named (--source-dir, --image-latents) lie where they
+    say: they must not be looked for in a folder that only happens to be there."""
+    named = ("image_latents", "text_latents", "source_dir", "target_dir")
+    if given or any((options or {}).get(option) for option in named):
+        return given
+    found = [place for place in data_places(name) if os.path.isdir(place)]
+    return found[0] if found else None
+
+
+def no_folder(name, given):
+    """The DataError where the given folder is none, or where none was given and none was found."""
+    if given:
+        return missing_data(name, given, "no such folder")
+    places = " or ".join(data_places(name))
+    return missing_data(name, None, f"give --data-dir, or put it in {places}")
 
 
 def missing_data(name, root, why):
     """The DataError for a set that is not there, with its tree: `raise missing_data(...)`.
 
-    root None: no folder was given, and why says what to give. What is wrong comes last: in a
-    terminal the last line is the one that is read."""
-    where = why if root is None else f"looked in {root}: {why}"
+    root None: no folder was given, and why says what to give. What is wrong comes last, with what
+    to do: in a terminal the last line is the one that is read."""
+    told = why if root is None else f"looked in {root}: {why}"
+    # Into the folder that was given: that is where the next try will look.
+    if name in SETS:
+        where = "" if root is None else f" {shlex.quote(str(root))}"
+        told += f"; to download {SETS[name].part}: python data.py --fetch {name}{where}"
     no_data = "No data at hand? `python train.py` needs none."
-    return DataError(f"{name} needs:{TREES[name]}\n{no_data}\ndata set {name} not found: {where}")
+    return DataError(f"{name} needs:{TREES[name]}\n{no_data}\ndata set {name} not found: {told}")
 
 
 # --------------------------------------------------------------------------------------------------

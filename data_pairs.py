@@ -42,9 +42,11 @@ from data_arrays import read_array_or_picture
 from data_files import (
     PICTURES,
     channels_first,
+    data_folder,
     file_stamps,
     find_pictures,
     missing_data,
+    no_folder,
     read_image,
     report,
     say,
@@ -418,8 +420,9 @@ def lazy_pairs(name, root, split, found, options):
 def load_pairs(name, root=None, split="train", **options):
     """One split of paired arrays, as `data.load` of images and captions.
 
-    root is the folder of a set on disk, as in TREES; options: see the loader of that name. Raises
-    DataError for an unknown name or split, and for data that is missing or broken."""
+    root is the folder of a set on disk, as in TREES, or None: see data_folder; options: see the
+    loader of that name. Raises DataError for an unknown name or split, and for data that is
+    missing or broken."""
     if name not in PAIRS:
         raise DataError(f"no pairs {name!r}; there are {', '.join(PAIRS)}")
     if split not in SPLITS:
@@ -436,10 +439,10 @@ def load_pairs(name, root=None, split="train", **options):
         return glyph_pairs(split, name, **options)
 
     # "pairs" may do without a root: its two folders can be given as they are.
+    root = data_folder(name, root, options)
     root = root and os.path.expanduser(root)
     if name != "pairs" and not (root and os.path.isdir(root)):
-        why = "no such folder" if root else "give --data-dir"
-        raise missing_data(name, root or None, why)
+        raise no_folder(name, root)
     found = LOADERS[name](root, split, **options)
     if not found[0]:
         raise missing_data(name, root, f"nothing of it for split {split!r}")

@@ -25,10 +25,13 @@ FLOORS = [  # a file may import from lower floors, and from earlier ones of its 
         "glyphs",
         "glyph_rooms",
         "devices",
+        "unpack",
+        "official_archives",
     ],
     [
         "latent_bridge",
         "data_files",
+        "fetch",
         "data_cc3m",
         "data_tables",
         "data_captions",
