@@ -136,11 +136,20 @@ def few_photos(root, split, load=data.LOADERS["cifar10"]):
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory):
-    """{data set: folder}; meanwhile what is slow about evaluation is small, the rest is itself."""
+    """{data set: folder}; meanwhile what is slow about evaluation is small, the rest is itself.
+
+    COCO's is datasets/coco, seen from where we are meanwhile: it is found without --data-dir."""
     roots, few = {}, functools.partial
+    here = tmp_path_factory.mktemp("here")
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.delenv("MODALITY_DATA", raising=False)
         for name, write in WRITERS.items():
-            write(roots.setdefault(name, tmp_path_factory.mktemp(name)))
+            roots[name] = (
+                here / "datasets" / name if name == "coco" else tmp_path_factory.mktemp(name)
+            )
+            roots[name].mkdir(parents=True, exist_ok=True)
+            write(roots[name])
         patch.setattr(
             captioning, "fit_captioner", few(captioning.fit_captioner, steps=20, batch=32)
         )
@@ -166,7 +175,8 @@ def runs(trees):
     @functools.cache
     def run_of(name):
         out, pca, tfidf = str(trees[name] / "run"), *WIDTHS[name]
-        argv = ["--dataset", name, "--data-dir", str(trees[name]), "--out", out, "--device", "cpu"]
+        argv = ["--dataset", name, "--out", out, "--device", "cpu"]
+        argv += ["--data-dir", str(trees[name])] if name != "coco" else []
         argv += ["--cache-dir", str(trees["coco"] / "cache"), *NET.split(), *FLAGS.get(name, [])]
         argv += ["--image-encoder", f"pca:{pca}", "--text-encoder", f"tfidf:{tfidf}"]
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()):
