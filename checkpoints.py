@@ -78,6 +78,9 @@ def read_run(folder):
     """RUN/model.pt as a training script left it, its parts checked.
 
     RunError for one that is unreadable, foreign, or lacks a part."""
+    folder = os.path.expanduser(folder)
+    if not os.path.isdir(folder):
+        raise RunError(f"{folder}: no such folder, so no such checkpoint; python train.py makes one")
     path = os.path.join(folder, "model.pt")
     return checked(path, load_checkpoint(path))
 

@@ -156,8 +156,9 @@ def number_of(file):
 
 def in_order(files, path):
     """The files by their numbers. DataError: one is missing, there twice, or of another array."""
+    files = sorted(files)  # the disk has them in any order: a message should not depend on it
     by_number, first = {}, files[0]
-    for file in sorted(files):
+    for file in files:
         stem, number = number_of(file)
         if number is None or stem != number_of(first)[0]:
             told = f"{os.path.basename(first)} and {os.path.basename(file)} are no parts of one"

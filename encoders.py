@@ -218,6 +218,13 @@ def from_state(state, device="cpu", download=False):
     return encoder
 
 
+def width_of(state):
+    """The width of an encoder's latents, from its `state()` alone: that needs no weights."""
+    if not isinstance(state, dict) or not isinstance(state.get("dim"), int):
+        raise EncoderError("this is not the state of an encoder: no 'dim'")
+    return state["dim"]
+
+
 # --------------------------------------------------------------------------------------------------
 # Pictures without a network: PCA
 

@@ -26,6 +26,7 @@ Map      encode          items -> (N, d) on disk: open_cache if it is there, els
          batches         reads items in threads, while the device computes on those before
          Latents         what training and evaluation see: latents, and which belong together
          encode_split    a data set -> Latents
+         new_items       vectors from Python, checked
 Letters  N items   L captions   P pairs   n rows of a batch   d, h width of a latent
          h1, h2 width of the condition c and of the target z
 """
@@ -48,7 +49,7 @@ import torch
 from tqdm import tqdm
 
 from encoders import check_items, reason
-from errors import EncoderError
+from errors import DataError, EncoderError
 from glyphs import digest
 from safe_files import Lock, whole, write_json
 
@@ -337,3 +338,29 @@ def encode_split(split, E_image, E_text, cache_dir):
     full = np.flatnonzero(kept & ~split.bare)
     bare = np.flatnonzero(kept & split.bare)
     return Latents(image, text, split.pairs, full, bare)
+
+
+# --------------------------------------------------------------------------------------------------
+# Vectors that are handed over in Python
+
+
+def new_items(items, shape, whose):
+    """items (N, *shape), an array, a tensor or lists, as a tensor of float32; N may be 0.
+
+    whose: opens the message of the DataError: no numbers, another shape, NaN or Inf."""
+    # By NumPy, which takes lists, memory maps, other byte orders and arrays that run backwards.
+    try:
+        if not torch.is_tensor(items):
+            with np.errstate(over="ignore"):  # beyond float32: the inf is reported below
+                items = torch.from_numpy(np.array(items, np.float32))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{whose}: these are no arrays of numbers ({reason(error)})") from None
+    items = items.detach().float()
+    if tuple(items.shape[1:]) != tuple(shape) or items.ndim == 0:
+        told = f"{whose} takes (N, {', '.join(map(str, shape))}), this is {tuple(items.shape)}"
+        one = "; one item x is x[None]" if tuple(items.shape) == tuple(shape) else ""
+        raise DataError(told + one)
+    fine = items.isfinite().flatten(1).all(1)
+    if not fine.all():
+        raise DataError(f"{whose}: row {int(fine.int().argmin())} holds NaN or Inf")
+    return items

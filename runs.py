@@ -8,7 +8,7 @@ Map      data_options, load_latents, bridge_pairs   arguments -> data, frozen en
          check_trainable, check_items               what no training can learn from is refused
          make_bridge                                arguments -> an untrained bridge
          draw_batch, learning_rate                  what every step of training needs
-         TranslatorRun, BridgeRun                   RUN/model.pt read back, to be evaluated
+         load_run, TranslatorRun, BridgeRun         RUN/model.pt read back, to translate
 Random   each step draws from a generator seeded by (seed, direction, step). So a killed run that
          goes on sees the batches that it would have seen, and so does any number of processes
 Letters  B batch   N conditions   h1 = dim c   h2 = dim z
@@ -16,6 +16,7 @@ Letters  B batch   N conditions   h1 = dim c   h2 = dim z
 
 import argparse
 import math
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -29,9 +30,10 @@ from checkpoints import averaged_weights, read_run, restore
 from data_captions import PARTIAL
 from data_pairs import PAIRS, load_pairs
 from ddim_translator import Noise, Translator, draw_noise
+from devices import usable
 from errors import DataError, RunError
 from latent_bridge import Bridge
-from latents import DIRECTIONS, Latents, encode_split
+from latents import DIRECTIONS, Latents, encode_split, new_items
 
 # --------------------------------------------------------------------------------------------------
 # From arguments to data and latents
@@ -40,6 +42,13 @@ from latents import DIRECTIONS, Latents, encode_split
 def source_of(args):
     """The set of images and captions whose latents are wanted; glyph-names are the glyphs'."""
     return "glyphs" if args.dataset == "glyph-names" else args.dataset
+
+
+# Flags that a loader takes as they are; celeba, captions and coco have more of a rule.
+OPTIONS = {"latents": "image_latents text_latents groups", "pairs": "source_dir target_dir seconds"}
+OPTIONS |= {"glyph-solids": "poses", "nuscenes": "size grid"}
+OPTIONS |= dict.fromkeys(("celebahq", "ffhq", "edges2handbags", "shapenet"), "size")
+OPTIONS |= dict.fromkeys(("voxceleb", "voxceleb-faces"), "size seconds")
 
 
 def data_options(args):
@@ -51,20 +60,7 @@ def data_options(args):
         return {"allow_train": args.celeba_train} | partial
     if args.dataset in ("captions", "coco"):
         return partial
-    if args.dataset == "latents":
-        flags = ("image_latents", "text_latents", "groups")
-    elif args.dataset == "pairs":
-        flags = ("source_dir", "target_dir", "seconds")
-    elif args.dataset == "glyph-solids":
-        flags = ("poses",)
-    elif args.dataset in ("celebahq", "ffhq", "edges2handbags", "shapenet"):
-        flags = ("size",)
-    elif args.dataset == "nuscenes":
-        flags = ("size", "grid")
-    elif args.dataset in ("voxceleb", "voxceleb-faces"):
-        flags = ("size", "seconds")
-    else:
-        flags = ()
+    flags = OPTIONS.get(args.dataset, "").split()
     return {name: getattr(args, name) for name in flags if getattr(args, name, None) is not None}
 
 
@@ -325,15 +321,35 @@ def cpu_randn(seed):
 # A trained run, read back
 
 
+def load_run(folder, device="cpu"):
+    """The finished run of a folder: a TranslatorRun, or a BridgeRun.
+
+        run = load_run("runs/mine")
+        z_hat = run.translate("text->image", c)      # c: an array or a tensor (N, h1)
+
+    RUN/model.pt is all that is read: no data, and an encoder only when it is asked for. RunError:
+    no such folder, no checkpoint in it, or one that is unfinished, foreign or damaged."""
+    saved = read_run(folder)
+    kind = {"translator": TranslatorRun, "bridge": BridgeRun}[saved["model"]]
+    return kind(folder, usable(device), saved=saved)
+
+
+def check_direction(direction, run):
+    """RunError unless the run goes this way."""
+    if direction not in run.dims:
+        raise RunError(f"{run.folder}: no direction {direction!r}; it has {', '.join(run.dims)}")
+
+
 class TranslatorRun:
     """RUN/model.pt of train.py: the arguments, the frozen encoders, one Translator a direction.
 
-    Raises RunError for an unfinished, foreign or unreadable checkpoint."""
+    saved: the checkpoint, if it has been read. RunError: an unfinished, foreign or unreadable one.
+    EncoderError, when E_image or E_text is first used: its weights are not at hand."""
 
-    def __init__(self, folder, device="cpu", download=False):
-        self.folder, self.device = folder, device
+    def __init__(self, folder, device="cpu", download=False, saved=None):
+        self.folder, self.device, self.download = folder, device, download
         self.partial = False  # evaluate.py's --partial: use the pictures that are there
-        saved = read_run(folder)
+        saved = saved or read_run(folder)
         if saved["model"] != "translator":
             raise RunError(f"{folder} is a {saved['model']}, a translator is needed here")
         self.args = argparse.Namespace(**saved["args"])
@@ -345,14 +361,20 @@ class TranslatorRun:
         self.length = {d: saved["learners"][d].get("length") for d in DIRECTIONS}
         if None in self.gamma.values():
             raise RunError(f"{folder}: training has not ended; go on with train.py --resume")
-        states = saved["encoders"]
-        if set(states) != {"image", "text"}:
-            raise RunError(f"{folder}: model.pt lacks an encoder; it has {', '.join(states)}")
-        self.E_image = encoders.from_state(states["image"], device=device, download=download)
-        self.E_text = encoders.from_state(states["text"], device=device, download=download)
-        h_image, h_text = self.E_image.dim, self.E_text.dim
+        self.states = saved["encoders"]
+        if set(self.states) != {"image", "text"}:
+            raise RunError(f"{folder}: model.pt lacks an encoder; it has {', '.join(self.states)}")
+        h_image, h_text = (encoders.width_of(self.states[m]) for m in ("image", "text"))
         self.dims = {"text->image": (h_text, h_image), "image->text": (h_image, h_text)}
         self.translators = {d: self.read_translator(d, saved["learners"][d]) for d in DIRECTIONS}
+
+    @cached_property
+    def E_image(self):  # made when it is first used: vectors are translated without it
+        return encoders.from_state(self.states["image"], self.device, self.download)
+
+    @cached_property
+    def E_text(self):
+        return encoders.from_state(self.states["text"], self.device, self.download)
 
     def read_translator(self, direction, state):
         args = self.args
@@ -399,6 +421,8 @@ class TranslatorRun:
         """(c M, F(c)), the two terms of Eq. 5 in scaled units, for raw c (N, h1).
 
         `how` overrides the run's own steps, omega, K (see Translator.terms)."""
+        check_direction(direction, self)
+        c = new_items(c, self.dims[direction][:1], f"{self.folder} {direction}")
         # The run's own numbers, as in its tables, unless the caller sweeps over one of them.
         args, net = self.args, self.translators[direction]
         settings = {"steps": args.ddim_steps, "omega": args.omega, "K": args.K}
@@ -414,6 +438,9 @@ class TranslatorRun:
     def translate(self, direction, c, seed=0, gamma=None, **how):
         """z_hat of MT Eq. 5, raw (N, h2), for raw c (N, h1); gamma: the run's unless given.
 
+        c is an array or a tensor, z_hat a tensor on the CPU; `how`: see terms. In another company a
+        row meets other noise. RunError: no such direction. DataError: another width, NaN, Inf.
+
         Eq. 5 gives a direction; the run's length, measured on validation pairs, makes it a vector
         as near to z as it can be. A gamma of the caller's keeps the run's length."""
         cM, F = self.terms(direction, c, seed, **how)
@@ -428,9 +455,9 @@ class BridgeRun:
 
     Raises RunError for an unfinished, foreign or unreadable checkpoint."""
 
-    def __init__(self, folder, device="cpu", data_dir=None, download=False):
-        self.folder, self.device = folder, device
-        saved = read_run(folder)
+    def __init__(self, folder, device="cpu", data_dir=None, download=False, saved=None):
+        self.folder, self.device, self.download = folder, device, download
+        saved = saved or read_run(folder)
         if saved["model"] != "bridge":
             raise RunError(f"{folder} is a {saved['model']}, a bridge is needed here")
         if not saved.get("finished"):
@@ -438,12 +465,15 @@ class BridgeRun:
         # The arguments describe the network; the folder of its data may have moved.
         self.args = argparse.Namespace(**saved["args"])
         self.args.data_dir = data_dir or self.args.data_dir
-        # Only latents have encoders; a bridge between arrays has none.
-        self.encoders = {}
-        for modality, state in saved["encoders"].items():
-            self.encoders[modality] = encoders.from_state(state, device=device, download=download)
+        self.states = saved["encoders"]
         self.bridges = {d: self.read_bridge(d, state) for d, state in saved["learners"].items()}
         self.dims = {d: (b.y_shape[0], b.x_shape[0]) for d, b in self.bridges.items()}
+
+    @cached_property
+    def encoders(self):
+        """{modality: Encoder} of a bridge between latents; one between arrays has none."""
+        how = {"device": self.device, "download": self.download}
+        return {m: encoders.from_state(state, **how) for m, state in self.states.items()}
 
     def read_bridge(self, direction, state):
         weights = averaged_weights(self.folder, state)
@@ -463,3 +493,24 @@ class BridgeRun:
         """Pairs of a split ("train", "val", "test") in one direction."""
         E_image, E_text = self.encoders.get("image"), self.encoders.get("text")
         return bridge_pairs(self.args, split, E_image, E_text)[direction]
+
+    @torch.no_grad()
+    def translate(self, direction, y, seed=0, K=1, **how):
+        """x_hat, raw (N, *x_shape), the mean of K samples, for raw y (N, *y_shape).
+
+        Raw is as the data set has it: pixels from 0 to 255, voxels 0 or 1, and x_hat is floats
+        about these. direction: "y->x", or that of latents; `how`: see Bridge.sample. Errors as for
+        TranslatorRun, and DataError for pixels from 0 to 1."""
+        check_direction(direction, self)
+        net = self.bridges[direction]
+        y = new_items(y, net.y_shape, f"{self.folder} {direction}")
+        # Bytes have the unit 127.5. Of pixels from 0 to 1 all would look black to it.
+        if net.y_mean == 127.5 and len(y) and 0 < y.max() <= 1:
+            raise DataError(f"{self.folder} takes pixels from 0 to 255, here the largest is 1")
+        randn = cpu_randn(seed)
+        found = [torch.zeros(0, *net.x_shape)]  # of no items at all
+        for start in range(0, len(y), 256):
+            chunk = y[start : start + 256].to(self.device)
+            samples = [net.sample(chunk, randn=randn, **how)[0] for _ in range(K)]
+            found.append(net.unscale(sum(samples) / K).cpu())
+        return torch.cat(found)

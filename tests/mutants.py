@@ -27,6 +27,7 @@ BRIDGE, NETWORKS = "latent_bridge.py", "bridge_networks.py"
 ORACLES, TURNS = "test_bridge.py", "test_train_bridge.py"
 WIRING = "test_wiring.py"
 SOUND = "test_sounds.py"
+LATENT_FILES, OWN_VECTORS = "data_latents.py", "test_own_vectors.py"
 MUTANTS = [
     ("schedule not cumulative", DDIM, "** torch.arange(T + 1", "* torch.ones(T + 1", TRANSLATOR),
     ("schedule unscaled", DDIM, "beta = BETA_TIMES_T / T\n", "beta = BETA_TIMES_T / 1000\n", TRANSLATOR),
@@ -304,6 +305,21 @@ MUTANTS = [
     ("two threads on a GPU", "devices.py", 'alone = device.type != "cpu" or', "alone =", "test_train.py"),
     ("two threads draw from one generator", "devices.py", "or random or dist", "or dist", "test_train.py"),
     ("threads beside processes", "devices.py", " or random or dist.is_initialized()", " or random", "test_train.py"),
+    ("parts in the order of words", LATENT_FILES, "return [by_number[number] for number in numbers]", "return files", OWN_VECTORS),
+    ("a missing part is passed over", LATENT_FILES, "for number in numbers if number not in by_number]", "for number in numbers if number < 0]", OWN_VECTORS),
+    ("parts that were cut elsewhere", LATENT_FILES, "if not same_number or len(x) != len(y):", "if not same_number:", OWN_VECTORS),
+    ("parts of other numbers", LATENT_FILES, "if not same_number or len(x) != len(y):", "if len(x) != len(y):", OWN_VECTORS),
+    ("the first row of a part", LATENT_FILES, 'rows, side="right") - 1', 'rows, side="left") - 1', OWN_VECTORS),
+    ("parts joined in memory", LATENT_FILES, "return (Parts(arrays) if", "return (np.concatenate(arrays) if", OWN_VECTORS),
+    ("tensors unpickled", LATENT_FILES, "weights_only=True, mmap", "weights_only=False, mmap", OWN_VECTORS),
+    ("one stamp for all parts", LATENT_FILES, "file_stamps(sum(files, []))", "file_stamps(paths)", OWN_VECTORS),
+    ("an axis goes in silence", LATENT_FILES, 'say_once((os.path.dirname(path), "an axis of 1"), told)', "pass", OWN_VECTORS),
+    ("new vectors with holes", "latents.py", "items.isfinite().flatten(1).all(1)", "items.isfinite().flatten(1).any(1)", OWN_VECTORS),
+    ("vectors need an encoder", "runs.py", "encoders.width_of(self.states[m]) for m", "encoders.from_state(self.states[m]).dim for m", OWN_VECTORS),
+    ("a bridge answers in its own units", "runs.py", "found.append(net.unscale(sum(samples) / K).cpu())", "found.append((sum(samples) / K).cpu())", OWN_VECTORS),
+    ("one sample for the mean of K", "runs.py", "net.unscale(sum(samples) / K)", "net.unscale(samples[0])", OWN_VECTORS),
+    ("pixels from 0 to 1 are black", "runs.py", "if net.y_mean == 127.5 and len(y)", "if net.y_mean < 0 and len(y)", OWN_VECTORS),
+    ("a direction that is none", "runs.py", "    if direction not in run.dims:\n", "    if not direction:\n", OWN_VECTORS),
     ("bf16 is never chosen", "devices.py", 'return "bf16" if cpu_multiplies_bf16() else "off"', 'return "off"', "test_train.py"),
     ("bf16 where it is only converted", "devices.py", 'get("amx_bf16")', 'get("avx512_bf16")', "test_train.py"),
     ("released: each row's norm", RELEASED, "return z_0 / z_0.norm()", "return z_0 / z_0.norm(dim=1, keepdim=True)", AS_RELEASED),
