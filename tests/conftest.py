@@ -8,15 +8,14 @@ exercise in assignments/. Nothing of the student's is written to.
 """
 
 import functools
-import importlib
-import importlib.util
+import inspect
 import os
 import re
 import sys
-import traceback
 from types import SimpleNamespace
 
 import pytest
+import submissions
 import torch
 from grading import STUBS, Mistake
 
@@ -60,26 +59,30 @@ def functions(name, here):
 
 def load(name, here):
     """The module of a file, or of a name in `here` or on the path. UsageError if there is none."""
-    path = os.path.join(here, os.path.expanduser(name))
-    if os.path.isfile(path + ".py"):
-        path += ".py"
-    sys.path += [here, os.path.dirname(path)]  # their helpers; ours come first
     try:
-        if not path.endswith(".py"):
-            module = importlib.import_module(name)
-        else:
-            stem = "student_" + os.path.basename(path)[:-3]  # their train.py is not ours
-            spec = importlib.util.spec_from_file_location(stem, path)
-            module = sys.modules[stem] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-    except (Exception, SystemExit) as e:  # whatever a student's file may raise
-        frames = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == path]
-        line = e.lineno if isinstance(e, SyntaxError) else frames[-1] if frames else None
-        at = f"line {line}: " if line else ""
-        told = f"{at}{type(e).__name__}: {getattr(e, 'msg', e)}"
-        raise pytest.UsageError(f"--impl {name}: {told}") from None
+        module = submissions.load(name, here)
+    except submissions.Broken as e:
+        raise pytest.UsageError(f"--impl {name}: {e}") from None
     FILES.add(module.__file__)
     return module
+
+
+def handed_on(*args, **kwargs):
+    """What the reference's function does while a student's answer of this name is graded."""
+    import sys  # it runs among the reference's names, which need not have these two
+
+    from grading import Mistake
+
+    name = sys._getframe().f_code.co_name
+    raise Mistake(f"{name}: your answer calls the reference's own {name}: it is to be yours")
+
+
+def forbid(old, short, monkeypatch):
+    """Calling `old`, by whatever name it was imported, is told as what it is: no answer.
+
+    Other names of it hold the same function, so its code is exchanged, not the function."""
+    code = handed_on.__code__.replace(co_name=short)
+    monkeypatch.setattr(inspect.unwrap(old), "__code__", code)
 
 
 def names(item):
@@ -158,6 +161,7 @@ def impl(request, monkeypatch):
         setattr(mine, short, student.get(short, old))
         if short in student and owner is not None:
             monkeypatch.setattr(owner, short, student[short])
+            forbid(old, short, monkeypatch)
             for module in list(sys.modules.values()):  # `from ddim_translator import guide`
                 if getattr(module, "__dict__", {}).get(short) is old:
                     monkeypatch.setattr(module, short, student[short])

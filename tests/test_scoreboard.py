@@ -4,13 +4,19 @@ Exercise 13: `translate` on a toy, by the scoreboard's own rules; and these rule
 The toy  z = (u + u^2 - 1) B + 1 + noise, u = c A; c (n, 7), z (n, 11). No linear map sees u^2.
 """
 
+import contextlib
+import csv
+import os
 import re
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import processes
 import pytest
 import scoreboard
+import submissions
 import torch
 from grading import Mistake, graded
 
@@ -29,6 +35,47 @@ def toy():
     return [x for n in (slice(1600), slice(1600, 1800), slice(1800, None)) for x in (c[n], z[n])]
 
 
+def both_ways(toy):
+    """The toy in both directions, as `glyphs` has them."""
+    c, z, c_val, z_val, c_new, z_new = toy
+    return {"text->image": toy, "image->text": (z, c, z_val, c_val, z_new, c_new)}
+
+
+class Forked:
+    """A forked process with what `alone` needs of a Popen: no second import of torch."""
+
+    def __init__(self, pid):
+        self.pid, self.code = pid, None
+
+    def poll(self):
+        if self.code is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if done else None
+        return self.code
+
+    def wait(self):
+        while self.poll() is None:
+            time.sleep(0.01)
+        return self.code
+
+
+def forked(argv, copy, scratch, private, shown):
+    """In place of `launch`."""
+
+    def work():
+        os.setsid()
+        os.chdir(scratch)
+        for name, module in list(sys.modules.items()):  # a fresh process has none of ours
+            if str(getattr(module, "__file__", "")).startswith(str(submissions.ROOT)):
+                del sys.modules[name]
+        submissions.main(argv)
+
+    return Forked(processes.start(work, str(private / "stderr")))
+
+
+torch.optim.AdamW([torch.zeros(1)])  # its imports take seconds: once, before the forks
+
+
 def ridge_of(toy):
     """Least squares with a bias, to which ridge comes down where the conditions are independent."""
     c, z, *_, c_new, _ = toy
@@ -40,7 +87,7 @@ def ridge_of(toy):
 def test_translate_on_a_toy(toy, impl):
     """Otherwise the answer is no translation, or no better than the best linear one."""
     ridge = metrics.cosine(ridge_of(toy), toy[-1])
-    z_hat, used = scoreboard.ask(impl.translate, *toy[:-1], SECONDS)
+    z_hat, used = submissions.ask(impl.translate, toy[:-1], SECONDS)
     cosine, word = scoreboard.judge(z_hat, toy[-1], ridge, used, SECONDS)
     if word:
         raise Mistake(f"translate: {word}{f', with cosine {cosine:.3f}' if cosine else ''}")
@@ -81,15 +128,13 @@ def test_over_time_does_not_count(toy):
     def slow(*args):
         time.sleep(0.2)
 
-    assert 0.2 <= scoreboard.ask(slow, *toy[:-1], 0.1)[1] < 1
+    assert 0.2 <= submissions.ask(slow, toy[:-1], 0.1)[1] < 1
 
 
 def test_the_table(toy, capsys, monkeypatch, tmp_path):
     """Otherwise columns are swapped, the score is no mean, or a student is shown test targets."""
-    c, z, c_val, z_val, c_new, z_new = toy
-    latents = {"text->image": toy, "image->text": (z, c, z_val, c_val, z_new, c_new)}
-    monkeypatch.setattr(scoreboard, "glyphs", lambda: latents)
-    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr(scoreboard, "glyphs", lambda: both_ways(toy))
+    monkeypatch.setattr(submissions, "launch", forked)
     mine = tmp_path / "mine.py"
     mine.write_text(
         "import torch\n"
@@ -99,7 +144,9 @@ def test_the_table(toy, capsys, monkeypatch, tmp_path):
         "    near = torch.cdist(c_new, c).argmin(1)\n"
         "    return z[near] if z.shape[1] == 11 else near\n"
     )
-    scoreboard.main([str(mine), "--seconds", "5"])
+    with pytest.raises(SystemExit) as stop:
+        scoreboard.main([str(mine), "--seconds", "5"])
+    assert stop.value.code == 1  # one direction does not count
     out = capsys.readouterr().out
 
     def row(name):
@@ -109,7 +156,98 @@ def test_the_table(toy, capsys, monkeypatch, tmp_path):
     one, other, score = map(float, row("mean"))
     assert score == pytest.approx((one + other) / 2, abs=1e-3) and one != other
     assert float(row("yours")[0]) > 0.7 and row("yours")[1:3] == ["-", "-"]
-    assert "image->text: not counted, shape (300,), it should be (300, 7)" in out
+    assert "image->text: shape (300,), it should be (300, 7)" in out
+
+
+# Ten files of a class: what is in it, what its row says of it. {SECRET} is a file of somebody else.
+GOOD = "near = torch.cdist(c_new, c).argmin(1)\n    return z[near]"
+CLASS = {
+    "anna": (GOOD, "^image->text: below ridge, 0.648$"),
+    "ben": ("while True: pass", "over time: killed after"),
+    "carl": (
+        "for i in range(2):\n        if os.fork() == 0:\n            break\n"
+        "    open('pid', 'a').write(f'{os.getpid()} ')\n    time.sleep(60)",
+        "over time: killed after .*leaves 1 file: pid",
+    ),
+    "dora": ("os._exit(0)", "ended without a result, exit code 0: os._exit"),
+    "emil": ("from baselines import ridge", "line 3: .*opens the reference's baselines.py"),
+    "fay": ("open('{SECRET}', 'w').write('10')", "line 3: PermissionError: changes .*secret"),
+    "mia": ("os.remove('{SECRET}')", "line 3: PermissionError: changes .*secret"),
+    "nia": (
+        f"os.system('echo >> ../reference/metrics.py')\n    {GOOD}",
+        "changes its copy of the reference: metrics.py.*starts a program",
+    ),
+    "gus": ("print('gus 0.9 0.9 0.9')\n    sys.exit(0)", "line 4: SystemExit: 0"),
+    "hans": ("return torch.zeros(2**33)", "line 3: out of memory, 0.5 GB are allowed"),
+    "ida": ("return c_new / 0", "shape|NaN or Inf in 300 of 300 rows"),
+    "jan": ("return z z", "^line 3: SyntaxError: invalid syntax"),
+    "kim": (f"from closed_form import ridge\n    {GOOD}", "uses the reference's closed_form.py"),
+    "lea": ("return c_new @ c", "line 3: RuntimeError: mat1 and mat2"),
+}
+
+
+def test_a_class_in_one_table(toy, capsys, monkeypatch, tmp_path):
+    """Otherwise one file ends, stops or fakes the table of the others."""
+    monkeypatch.setattr(scoreboard, "glyphs", lambda: both_ways(toy))
+    monkeypatch.setattr(submissions, "launch", forked)
+    monkeypatch.setattr(submissions, "MORE", -1.8)
+    (tmp_path / "class").mkdir()
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    for name, (body, _) in CLASS.items():
+        head = (
+            "import os, sys, time, torch\ndef translate(c, z, c_val, z_val, c_new, seconds):\n    "
+        )
+        body = body.replace("{SECRET}", str(secret))
+        (tmp_path / "class" / f"{name}.py").write_text(head + body + "\n")
+    files = sorted(map(str, (tmp_path / "class").glob("*.py")))
+    table = tmp_path / "board.csv"
+    scoreboard.main([*files, "--seconds", "0.3", "--memory", "0.5", "--csv", str(table)])
+
+    rows = {row["name"]: row for row in csv.DictReader(table.open())}
+    assert list(rows)[:2] == ["anna", "kim"] and len(rows) == len(CLASS)  # the best first
+    for name, (_, told) in CLASS.items():
+        score, notes = rows[name]["score"], rows[name]["notes"]
+        assert re.search(told, notes) and "tests/" not in notes, (name, notes)
+        assert (score != "") == (name in ("anna", "kim")), name
+    out = capsys.readouterr().out
+    assert all(re.search(rf"^{name} .*", out, re.M) for name in CLASS) and "0.9 0.9" not in out
+    assert secret.read_text() == "mine"
+
+
+def test_no_process_is_left(toy, monkeypatch, tmp_path):
+    """Otherwise the children of a file that loops take the time of the next one."""
+    monkeypatch.setattr(submissions, "MORE", -1.8)
+    mine = tmp_path / "mine.py"
+    mine.write_text("import os, time\nos.fork()\nwhile True: time.sleep(1)\n")
+    started = []
+    monkeypatch.setattr(submissions, "launch", lambda *a: started.append(forked(*a)) or started[0])
+    questions = dict(zip(scoreboard.QUESTIONS, toy[:-1], strict=True))
+    found = submissions.alone("translate", mine, 0.2, {}, questions=questions)
+    assert found["why"].startswith("over time")
+    time.sleep(0.1)
+    states = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            state, _, group = path.read_text().rsplit(")")[-1].split()[:3]
+            states += [state] * (group == str(started[0].pid))
+    assert set(states) <= {"Z"}  # dead, and nobody has asked for it
+
+
+def test_directions_do_not_meet(toy, monkeypatch, tmp_path):
+    """Otherwise the queries of one direction, which are the other's targets, are remembered."""
+    monkeypatch.setattr(submissions, "launch", forked)
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "seen = []\n"
+        "def translate(c, z, c_val, z_val, c_new, seconds):\n"
+        "    seen.append(c_new)\n"
+        "    return seen[0] if len(seen) > 1 else z[:len(c_new)]\n"
+    )
+    args = SimpleNamespace(seconds=5.0, memory=1.0)
+    best = dict.fromkeys(both_ways(toy), 0.5)
+    row = scoreboard.score(str(mine), both_ways(toy), best, {}, args)
+    assert max(row["cosines"]) < 0.5
 
 
 def test_results_are_quoted_right():
@@ -125,7 +263,6 @@ def test_one_line_instead_of_a_traceback(name, tmp_path, monkeypatch):
     """Otherwise a wrong name, or a file without translate, ends in a traceback of ours."""
     (tmp_path / "empty.py").write_text("")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*sys.path])
     with pytest.raises(SystemExit) as stop:
         scoreboard.main([name])
     assert "\n" not in str(stop.value) and len(str(stop.value)) > 20
