@@ -76,8 +76,10 @@ def fetch(name, root=None, yes=False):
             for archive in todo:
                 get(archive, root)
             place(todo, root)
-        with suppress(OSError):  # not empty: what another set has begun is there
-            os.rmdir(os.path.join(root, WORK))
+        # Empty folders go. What another set has begun stays.
+        for folder, _, _ in os.walk(os.path.join(root, WORK), topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
     else:
         print(f"{name}: nothing to do, what can be fetched of it is in {root}")
     tell_what_is_next(found, root, by_hand=missing != todo)
@@ -170,9 +172,12 @@ def is_there(root, path, files):
     return True
 
 
-def complete(archive, folder):
-    """Whether a folder has all that an archive gives."""
-    return all(is_there(folder, path, files) for path, files in archive.gives.items())
+def complete(archive, *folders):
+    """Whether all that an archive gives is in one or the other of the folders."""
+    for path, files in archive.gives.items():
+        if not any(is_there(folder, path, files) for folder in folders):
+            return False
+    return True
 
 
 def size_of(path):
@@ -182,7 +187,7 @@ def size_of(path):
 
 def kept(archive, root):
     """How many bytes of an archive need not be downloaded any more."""
-    if complete(archive, os.path.join(root, WORK, READY)):
+    if complete(archive, root, os.path.join(root, WORK, READY)):
         return archive.size
     part = os.path.join(root, WORK, archive.name + ".part")
     own = size_of(os.path.join(root, archive.name))
@@ -192,11 +197,13 @@ def kept(archive, root):
 def get(archive, root):
     """Bring what one archive gives to ROOT/.fetch/ready, from wherever it is now."""
     work = os.path.join(root, WORK)
-    if complete(archive, os.path.join(work, READY)):
+    # It may have been brought there, or on to ROOT, by a call that was killed then.
+    if complete(archive, root, os.path.join(work, READY)):
         return
     path = own_archive(archive, root)
     mine = path is None
     if mine:
+        print(f"{archive.name}: downloading", flush=True)
         path = os.path.join(work, archive.name + ".part")
         download(archive, path)
     check(archive, path, keep=not mine)
@@ -226,7 +233,7 @@ def make_ready(archive, path, work):
     folder = os.path.join(work, "unpacking")
     shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed
     if archive.unpacked:
-        print(f"{archive.name}: unpacking")
+        print(f"{archive.name}: unpacking", flush=True)
         unpack(path, folder, list(archive.gives), archive.unpacked)
     else:
         # A table is what it gives.
@@ -240,21 +247,24 @@ def make_ready(archive, path, work):
 
 
 def rename_all(archive, source, target):
-    """Move what an archive gives from one folder to another, where it is not there already."""
+    """Move what an archive gives from one folder to another. What is there already stays."""
     for path in archive.gives:
-        there = os.path.join(target, path)
+        here, there = os.path.join(source, path), os.path.join(target, path)
         os.makedirs(os.path.dirname(there), exist_ok=True)
         if not os.path.exists(there):
-            os.rename(os.path.join(source, path), there)
+            os.rename(here, there)
+        elif os.path.isdir(here):
+            shutil.rmtree(here)
+        elif os.path.exists(here):
+            os.remove(here)
 
 
 def place(archives, root):
     """Rename what the archives have given from ready to root, where loaders see it."""
-    ready = os.path.join(root, WORK, READY)
     for archive in archives:
-        rename_all(archive, ready, root)
-        print("".join(f"  {os.path.join(root, path)}\n" for path in archive.gives), end="")
-    shutil.rmtree(ready, ignore_errors=True)
+        rename_all(archive, os.path.join(root, WORK, READY), root)
+        for path in archive.gives:
+            print(f"  {os.path.join(root, path)}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -410,7 +420,7 @@ def disk_full(path):
 
 def check(archive, path, keep):
     """DataError unless the file has the published checksum; then it is removed, unless keep."""
-    print(f"{archive.name}: checking")
+    print(f"{archive.name}: checking", flush=True)
     total = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(BLOCK):

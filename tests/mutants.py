@@ -27,6 +27,7 @@ BRIDGE, NETWORKS = "latent_bridge.py", "bridge_networks.py"
 ORACLES, TURNS = "test_bridge.py", "test_train_bridge.py"
 WIRING = "test_wiring.py"
 SOUND = "test_sounds.py"
+FETCHING = "test_fetch.py"
 LATENT_FILES, OWN_VECTORS = "data_latents.py", "test_own_vectors.py"
 MUTANTS = [
     ("schedule not cumulative", DDIM, "** torch.arange(T + 1", "* torch.ones(T + 1", TRANSLATOR),
@@ -373,6 +374,51 @@ MUTANTS = [
     ("nuscenes: split by sample", "data_nuscenes.py", "names.append(scene_of[token])", "names.append(token)", "test_nuscenes.py"),
     ("nuscenes: an old table is remembered", "data_nuscenes.py", "return tuple(file_stamps(", "return len(file_stamps(", "test_nuscenes.py"),
     ("six views in a thin strip", "pictures.py", "if len(x) == 6 else [x]", "if len(x) == 0 else [x]", "test_evaluate_bridge.py"),
+    ("a cut begins anew", "fetch.py", "headers[\"Range\"] = f\"bytes={have}-\"", "headers[\"X-Range\"] = f\"bytes={have}-\"", FETCHING),
+    ("a cut is the end", "fetch.py", "if size_of(part) < archive.size:\n        raise Cut", "if size_of(part) < 0:\n        raise Cut", FETCHING),
+    ("tries without end", "fetch.py", "for n in range(TRIES):", "for n in range(99 * TRIES):", FETCHING),
+    ("no Range: added to the part", "fetch.py", "open(part, \"ab\" if begin else \"wb\")", "open(part, \"ab\")", FETCHING),
+    ("206 of another version", "fetch.py", "changed = begin and etag_of(part)", "changed = 0 and etag_of(part)", FETCHING),
+    ("the version is not noted", "fetch.py", "            note_etag(part, answer)\n", "            pass\n", FETCHING),
+    ("416 keeps the part", "fetch.py", "        if error.code == 416:\n            remove(part)\n", "        if error.code == 416:\n", FETCHING),
+    ("a wrong size is downloaded", "fetch.py", "int(total) != archive.size:", "int(total) < 0:", FETCHING),
+    ("more than its size", "fetch.py", "if begin > archive.size:", "if begin > 10 * archive.size:", FETCHING),
+    ("a web page is a data set", "fetch.py", "headers.get_content_type() == \"text/html\"", "headers.get_content_type() == \"text/htm\"", FETCHING),
+    ("no time limit", "fetch.py", "timeout=TIMEOUT", "timeout=None", FETCHING),
+    ("a cut loses a block", "fetch.py", "answer.read1(BLOCK)", "answer.read(BLOCK)", FETCHING),
+    ("checksums are not checked", "fetch.py", "if total.hexdigest() == archive.sha256:", "if total.hexdigest():", FETCHING),
+    ("a damaged part is kept", "fetch.py", "    remove(path)\n    told = f\"{archive.name}: wrong checksum", "    told = f\"{archive.name}: wrong checksum", FETCHING),
+    ("room for the archive alone", "fetch.py", "needed = unpacked + max(archive.size for archive in todo)", "needed = max(archive.size for archive in todo)", FETCHING),
+    ("silence is a yes", "fetch.py", "not in (\"y\", \"yes\")", "not in (\"y\", \"yes\", \"\")", FETCHING),
+    ("a script is asked", "fetch.py", "if not sys.stdin.isatty():", "if False:", FETCHING),
+    ("half a set is shown", "fetch.py", "                get(archive, root)\n            place(todo, root)", "                get(archive, root)\n                place([archive], root)", FETCHING),
+    ("two fetch at once", "fetch.py", "with Lock(os.path.join(root, WORK, \"lock\"), f\"another", "with Lock(os.path.join(root, WORK, f\"lock{os.urandom(4)}\"), f\"another", FETCHING),
+    ("half a folder is a folder", "fetch.py", "if count < files:", "if count < 0:", FETCHING),
+    ("hidden files count", "fetch.py", "sum(not entry.name.startswith(\".\") for", "sum(1 for", FETCHING),
+    ("the reader's archive is removed", "fetch.py", "    if mine:\n        remove(path)", "    if path:\n        remove(path)", FETCHING),
+    ("fetched twice after a kill", "fetch.py", "    if complete(archive, root, os.path.join(work, READY)):\n        return\n", "    if complete(archive, os.path.join(work, READY) + \"?\"):\n        return\n", FETCHING),
+    ("somebody's file is replaced", "fetch.py", "if not os.path.exists(there):", "if not os.path.isdir(there):", FETCHING),
+    ("what another set has begun goes", "fetch.py", "                os.rmdir(folder)", "                shutil.rmtree(folder)", FETCHING),
+    ("a full disk is a traceback", "fetch.py", "not in (errno.ENOSPC, errno.EDQUOT)", "not in (errno.EDQUOT,)", FETCHING),
+    ("a name leads out", "unpack.py", "or \"..\" in parts or", "or", FETCHING),
+    ("an absolute name", "unpack.py", "if member.name.startswith(\"/\") or", "if", FETCHING),
+    ("a name of Windows", "unpack.py", "for c in \"\\\\:\\0\")", "for c in \"\\0\")", FETCHING),
+    ("unwanted names are not looked at", "unpack.py", "            check(path, member)\n            if member.kind == \"folder\" or not is_below(member.name, wanted):\n                continue\n", "            if member.kind == \"folder\" or not is_below(member.name, wanted):\n                continue\n            check(path, member)\n", FETCHING),
+    ("links in a zip", "unpack.py", "kind = \"file\" if mode in (0, stat.S_IFREG) else", "kind = \"file\" if mode < 2**16 else", FETCHING),
+    ("links in a tar", "unpack.py", "kind = \"file\" if info.isreg() else", "kind = \"file\" if info.isreg() or info.islnk() or info.issym() else", FETCHING),
+    ("devices in a tar", "unpack.py", "if member.kind not in (\"file\", \"folder\"):", "if \"link\" not in member.kind and member.kind not in (\"file\", \"folder\"):", FETCHING),
+    ("each file has all the room", "unpack.py", "left -= write(", "left - write(", FETCHING),
+    ("a size is believed", "unpack.py", "if count > member.size:", "if count > 10**9:", FETCHING),
+    ("a name twice", "unpack.py", "file = open(target, \"xb\")", "file = open(target, \"wb\")", FETCHING),
+    ("half is left", "unpack.py", "    except BaseException:\n        shutil.rmtree(folder)\n", "    except BaseException:\n", FETCHING),
+    ("all is unpacked", "unpack.py", "name.startswith(top + \"/\")", "name.startswith(top)", FETCHING),
+    ("datasets before the variable", "data_files.py", "tops = (os.environ.get(\"MODALITY_DATA\"), \"datasets\")", "tops = (\"datasets\", os.environ.get(\"MODALITY_DATA\"))", FETCHING),
+    ("a folder beside named files", "data_files.py", "if given or any((options or {}).get(option) for option in named):", "if given:", FETCHING),
+    ("two folders for VoxCeleb", "data_files.py", "folder = SAME_FOLDER.get(name, name)", "folder = name", FETCHING),
+    ("pairs are not looked for", "data_pairs.py", "    root = data_folder(name, root, options)\n", "", FETCHING),
+    ("sets are not looked for", "data.py", "    root = data_folder(name, root, options)\n", "", FETCHING),
+    ("the run forgets its folder", "arguments.py", "args.data_dir = data_folder(args.dataset, args.data_dir, vars(args))", "data_folder(args.dataset, args.data_dir, vars(args))", FETCHING),
+    ("fetched without being asked", "data.py", "        raise no_folder(name, root)\n", "        from fetch import fetch\n\n        fetch(name, None, True)\n", FETCHING),
 ]  # fmt: skip
 
 
@@ -407,7 +453,7 @@ def survives(name, file, old, new, tests):
         return f"{file} holds {source.count(old)} times: {old!r}"
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, "copy")
-        away = shutil.ignore_patterns(".git", "runs", "cache", ".venv", ".*_cache")
+        away = shutil.ignore_patterns(".git", "runs", "cache", "datasets", ".venv", ".*_cache")
         shutil.copytree(ROOT, copy, ignore=away)
         with open(os.path.join(copy, file), "w") as f:
             f.write(source.replace(old, new))

@@ -66,7 +66,6 @@ class Site:
         if span and same and self.how != "no range":
             begin = int(span.removeprefix("bytes=").removesuffix("-"))
             if begin >= len(body) or self.how == "416":
-                self.how = ""
                 return handler.send_error(416)
             whole = self.length or len(body)
             body, status = body[begin:], 206
@@ -465,6 +464,30 @@ def test_an_archive_that_is_there(toy, capsys):
     assert mine.exists()
 
 
+def test_killed_while_it_renames(toy, monkeypatch):
+    """What was ready is fetched again, or the work of another set is removed with one's own."""
+    other = toy.root / fetch.WORK / fetch.READY / "other"
+    other.mkdir(parents=True)
+    (other / "file").write_bytes(b"ready")
+    rename = fetch.rename_all
+
+    def killed(archive, source, target):
+        if target == str(toy.root) and archive.name == "x.tar.gz":
+            raise KeyboardInterrupt
+        rename(archive, source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "rename_all", killed)
+        with pytest.raises(KeyboardInterrupt):
+            toy()
+    assert lies_in(toy.root) == ["photos"] and len(toy.site.asked) == 3
+    toy()
+    assert lies_in(toy.root) == ["lists", "photos", "x"] and len(toy.site.asked) == 3
+    assert (other / "file").read_bytes() == b"ready"
+    assert os.listdir(toy.root / fetch.WORK) == [fetch.READY]
+    assert os.listdir(toy.root / fetch.WORK / fetch.READY) == ["other"]
+
+
 def test_what_must_be_got_by_hand(site, monkeypatch, tmp_path, capsys):
     """CelebA's lists are not fetched because its faces cannot be, or it is not said how to."""
     faces = row(site, "faces.zip", zipped(PHOTOS), {"photos": 5})._replace(url="")
@@ -761,6 +784,13 @@ def test_coco_is_whole_or_not_there(coco_site, monkeypatch, capsys):
     assert sorted(os.listdir("datasets/coco")) == ["annotations", "train2014", "val2014"]
     sides = [len(data.load("coco", None, side).images) for side in ("train", "val", "test")]
     assert sides[0] + sides[1] == 120 and sides[2] == 45
+    # One of an archive's two files is there already, as somebody's own: it stays, the other comes.
+    os.remove("datasets/coco/annotations/captions_val2014.json")
+    Path("datasets/coco/annotations/captions_train2014.json").write_bytes(b"mine")
+    data.main()
+    assert Path("datasets/coco/annotations/captions_train2014.json").read_bytes() == b"mine"
+    assert len(coco_site.asked) == 5 and len(os.listdir("datasets/coco/annotations")) == 2
+    assert len(os.listdir("datasets/coco")) == 3
 
 
 def test_flags(monkeypatch, capsys, tmp_path):
