@@ -72,17 +72,24 @@ def fetch(name, root=None, yes=False):
     if todo:
         plan(name, root, found, todo)
         ask(yes)
-        with Lock(os.path.join(root, WORK, "lock"), f"another --fetch is at work in {root}"):
-            for archive in todo:
-                get(archive, root)
-            place(todo, root)
-        # Empty folders go. What another set has begun stays.
-        for folder, _, _ in os.walk(os.path.join(root, WORK), topdown=False):
-            with suppress(OSError):
-                os.rmdir(folder)
+        with Lock(os.path.join(root, WORK + ".lock"), f"another --fetch is at work in {root}"):
+            fetch_all(todo, root)
     else:
         print(f"{name}: nothing to do, what can be fetched of it is in {root}")
     tell_what_is_next(found, root, by_hand=missing != todo)
+
+
+def fetch_all(archives, root):
+    """Fetch the archives, and show them to loaders when all are ready."""
+    try:
+        for archive in archives:
+            get(archive, root)
+        place(archives, root)
+    finally:
+        # Empty folders go. What is half done, also of another set, stays for the next call.
+        for folder, _, _ in os.walk(os.path.join(root, WORK), topdown=False):
+            with suppress(OSError):
+                os.rmdir(folder)
 
 
 def refusal(name):
@@ -97,9 +104,9 @@ def refusal(name):
 
 def plan(name, root, found, todo):
     """Print what will be fetched, from where, and how much. DataError: it does not fit the disk."""
-    print(f"{name}: {len(todo)} official files, to be put into {root}")
+    print(f"{name}: official files, to be put into {root}")
     for archive in todo:
-        print(f"  {archive.name:30}{gb(archive.size):>10}  {archive.url or 'it is there already'}")
+        print(f"  {archive.name:36}{gb(archive.size):>9}  {archive.url or 'it is there already'}")
     here = sum(kept(archive, root) for archive in todo)
     left = sum(archive.size for archive in todo) - here
     told = f"{gb(left)} to download" + (f", {gb(here)} are here already" if here else "")
@@ -288,6 +295,9 @@ def download(archive, part):
 
 
 def goes_on(archive, part):
+    """What becomes of the bytes that are here, after an error."""
+    if not size_of(part):
+        return "the same command tries again"
     told = f"{gb(size_of(part))} of {gb(archive.size)} are kept"
     return f"{told}, the same command goes on from there"
 
@@ -319,7 +329,7 @@ def connect(archive, part):
     except (OSError, http.client.HTTPException) as error:
         why = getattr(error, "reason", None) or error or type(error).__name__
         told = f"no connection to {archive.url} ({why}): is this machine online?"
-        raise DataError(f"{told} {goes_on(archive, part)}") from None
+        raise DataError(f"{told} If so, {goes_on(archive, part)}") from None
 
 
 def receive(archive, part):
