@@ -263,14 +263,18 @@ def names_of(paths):
     return found
 
 
-def main(argv=None):
+def parse(argv=None):
     p = argparse.ArgumentParser(description="Scores and grades, every file in its own process.")
     p.add_argument("modules", nargs="+", help="files, or assignments.ex13_open")
     p.add_argument("--exercise", help="ex02,ex14 or all: grade these; else the score of ex13")
     p.add_argument("--seconds", type=float, help="for each direction (120), or exercise (60)")
     p.add_argument("--memory", type=float, default=4.0, help="GB a process may take (4; Linux)")
     p.add_argument("--csv", metavar="FILE", help="write the table to FILE, too")
-    args = p.parse_args(argv)
+    return p.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse(argv)
     try:
         files = names_of(args.modules)
         stubs = stubs_of(args.exercise) if args.exercise else []

@@ -514,6 +514,45 @@ MISTAKES["ex14"] = [
     ("new, (a, b, std), (a_s, b_s, std_s) = denoise(z, t)", "new, (a, b, std), (a_s, b_s, std_s) = (denoise(z, t) + denoise(z, t)) / 2", "one evaluation at each"),
 ]  # fmt: skip
 
+# -- a set on which ridge loses: two products, and a coin that leaves two answers to each query
+
+ANSWERS["ex15"] = """
+import torch
+
+def draw_pairs(n, seed):
+    g = torch.Generator().manual_seed(seed)
+    c = 2 * torch.rand(n, 3, generator=g) - 1
+    coin = 2.0 * torch.randint(2, (n, 1), generator=g) - 1
+    return c, best_answer(c) + 0.5 * coin * torch.tensor([1.0, -1.0])
+
+def best_answer(c):
+    x, y, w = c.T
+    return torch.stack([x + 2 * (y**2 - 1 / 3), w / 2 + 3 * x * y], 1)
+
+def promise():
+    line, curve, coin = 1 / 3 + 1 / 12, 16 / 45 + 1, 1 / 2
+    return line / (line + curve + coin), (line + curve) / (line + curve + coin)
+"""
+MISTAKES["ex15"] = [
+    ("manual_seed(seed)", "manual_seed(0)", "another seed has to give other pairs"),
+    ("g = torch.Generator().manual_seed(seed)", "g = None", "random without seed?"),
+    ("return c, best", "return c[:, 0], best", "c has shape (50,), it should be (50, 2 to 8)"),
+    ("generator=g) - 1\n    coin", "generator=g)[torch.arange(n) % 40] - 1\n    coin", "pairs repeat"),
+    ("3, generator=g) - 1", "3, generator=g) - 1 + seed / 50", "two seeds give two distributions"),
+    ("2 * torch.rand(n, 3, generator=g) - 1", "torch.randn(n, 3, generator=g)", "6 is the most: few rows would decide"),
+    ("return c, best_answer(c) +", "return c, 1 + best_answer(c) +", "has a mean that is not 0"),
+    ("return c, best_answer(c) +", "return c, c[:, :2] + best_answer(c) +", "still rises or falls with c"),
+    ("return c, best_answer(c) +", "return c, c[:, :2] ** 2 - 1 / 3 + best_answer(c) +", "still bends with c"),
+    ("return torch.stack([x +", "return torch.stack([x + torch.randn(len(c)) / 9 +", "says two things of one c"),
+    ("x, y, w = c.T", "x, y, w = (c - c.mean(0)).T", "depends on the other rows"),
+    ("0.5 * coin", "3 * coin", "no better than the constant"),
+    ("0.5 * coin", "0.05 * coin", "z is nearly a function of c"),
+    ("x + 2 * (y**2 - 1 / 3), w / 2 + 3 * x * y", "x, w", "is E[z given c] a line?"),
+    ("3 * x * y", "2 * torch.sin(99 * x) * torch.sin(99 * y)", "Who is to find it?"),
+    ("line / (line + curve + coin), (line + curve) / (line + curve + coin)", "(line + curve) / (line + curve + coin), line / (line + curve + coin)", "have changed places"),
+    ("16 / 45 + 1,", "16 / 45,", "promise: ridge has an R2 of 0.1"),
+]  # fmt: skip
+
 # -- the exam of the exam
 
 

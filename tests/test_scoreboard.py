@@ -19,6 +19,7 @@ import scoreboard
 import submissions
 import torch
 from grading import Mistake, graded
+from test_assignments import ANSWERS
 
 import metrics
 
@@ -94,7 +95,7 @@ def test_translate_on_a_toy(toy, impl):
     impl.number("ridge's cosine on the toy", ridge, 0.5243, 0.001)
 
 
-ANSWERS = {  # made from (the truth, ridge's answer); None: it counts, without a word
+OFFERED = {  # made from (the truth, ridge's answer); None: it counts, without a word
     "the truth": (lambda z, r: z, None),
     "a numpy array": (lambda z, r: z.numpy(), None),
     "with a gradient": (lambda z, r: z.clone().requires_grad_(), None),
@@ -111,7 +112,7 @@ ANSWERS = {  # made from (the truth, ridge's answer); None: it counts, without a
 }
 
 
-@pytest.mark.parametrize("make, told", ANSWERS.values(), ids=ANSWERS.keys())
+@pytest.mark.parametrize("make, told", OFFERED.values(), ids=OFFERED.keys())
 def test_judge(make, told, toy):
     """Otherwise the scoreboard praises an answer that is none, or finds fault with a right one."""
     z, ridge = toy[-1], ridge_of(toy)
@@ -215,6 +216,38 @@ def test_a_class_in_one_table(toy, capsys, monkeypatch, tmp_path):
     assert secret.read_text() == "mine"
 
 
+def test_students_and_exercises(capsys, monkeypatch, tmp_path):
+    """Otherwise a grade is of another exercise, or what stops pytest is a grade."""
+    monkeypatch.setattr(submissions, "launch", forked)
+    right = ANSWERS["ex03"]
+    borrowed = "from ddim_translator import guide as theirs\ndef guide(*x):\n    return theirs(*x)"
+    for name, text in {
+        "anna": right + ANSWERS["ex02"].replace("import torch", ""),
+        "=ben": right.replace("1.0 + omega", "1.0 * omega"),
+        "carl": borrowed,
+        "dora": "import os\ndef guide(e_c, e_0, omega):\n    print('6 of 6'); os._exit(0)",
+        "emil": "def sigma():\n    return 1",
+        "fay": "def guide(:",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    files = sorted(map(str, tmp_path.glob("*.py")))
+    table = tmp_path / "marks.csv"
+    scoreboard.main([*files, "--exercise", "ex03", "--seconds", "30", "--csv", str(table)])
+
+    rows = {row["name"]: row for row in csv.DictReader(table.open())}
+    grades = {name: (row["ex03"], row["ex03_of"]) for name, row in rows.items()}
+    assert grades["anna"] == ("6", "6") and grades["emil"] == ("", "")
+    assert 0 < int(grades["'=ben"][0]) < 6 == int(grades["'=ben"][1])
+    assert grades["carl"][0] == grades["dora"][0] == grades["fay"][0] == "0"
+    told = {name: row["ex03_told"] for name, row in rows.items()}
+    assert "this is diffusers' guidance_scale" in told["'=ben"] and told["anna"] == ""
+    assert "calls the reference's own guide" in told["carl"]
+    assert "exit code 0" in told["dora"] and "SyntaxError" in told["fay"]
+    out = capsys.readouterr().out
+    assert "6 of 6" in re.search("^anna.*", out, re.M)[0] and out.count("6 of 6") == 1
+    assert re.search(r"^emil +-$", out, re.M) and re.search("^dora +failed$", out, re.M)
+
+
 def test_no_process_is_left(toy, monkeypatch, tmp_path):
     """Otherwise the children of a file that loops take the time of the next one."""
     monkeypatch.setattr(submissions, "MORE", -1.8)
@@ -256,6 +289,10 @@ def test_results_are_quoted_right():
     for name, cosines in scoreboard.RESULTS.items():
         found = re.findall(rf"^\| \W*{name}\W[^|]*\| \W*([\d.]+)[^|]*\|", text, re.M)
         assert [float(x) for x in found[:2]] == list(cosines)
+        # The exercise and its page say the mean of both directions.
+        for file in ("ex13_open.py", "README.md"):
+            told = (scoreboard.STUBS / file).read_text()
+            assert f"{name} {sum(cosines) / 2:.3f}" in told, (name, file)
 
 
 @pytest.mark.parametrize("name", ["missing.py", "empty.py", "no.such.module"])
