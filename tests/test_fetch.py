@@ -646,7 +646,7 @@ def test_only_what_is_wanted(hostile):
     """A gigabyte of other annotations is unpacked with the captions, or a file has wrong rights."""
     info = entry("./x/a.bin")
     info.mode = 0o4777
-    others = [(entry("xy/c.bin"), b"c"), (entry("y/x/d.bin"), bytes(10**6))]
+    others = [(entry("xy/c.bin"), bytes(10**6)), (entry("y/x/d.bin"), bytes(10**6))]
     hostile(tarred([(entry("x", tarfile.DIRTYPE), b""), (info, b"fine"), *others]))
     root = hostile.top / "a" / "root"
     assert lies_in(root) == ["x"] and (root / "x/a.bin").read_bytes() == b"fine"
