@@ -26,6 +26,7 @@ Tasks    similarity       MT Tables 2, 3   cosine and its controls, R@k, both di
          ablation         MT Table 7       each term of Eq. 5 alone
          classification   MT Table 6       zero-shot, by prompts
          curves, retrieval (MT Fig. 3b), pictures (MT Fig. 3a): drawn by pictures.py
+         movie            of samples getting clean, by movies.py; made only if --task names it
 Leaves   RUN/translation.json    {"rows": [{task, direction, method, cosine, ..., seed}, ...]}
          RUN/classification.json, RUN/*.png; with --on, its name is part of every task and file
 Map      Evaluation   a run, its data and its baselines: what every task is given
@@ -55,6 +56,7 @@ from encoders import fixed_sample
 from errors import RunError, run_script
 from glyphs import FACES
 from latents import DIRECTIONS
+from movies import caption_movie
 from pictures import curves, drawn_captions, retrieval, save_figure
 from runs import TranslatorRun
 from safe_files import write_json
@@ -405,7 +407,9 @@ TASKS = {
     "classification": classification,
     "retrieval": retrieval,
     "pictures": drawn_captions,
+    "movie": caption_movie,
 }
+USUAL = tuple(name for name in TASKS if name != "movie")  # which is to be looked at
 FIRST_LOOK = ("similarity", "retrieval", "pictures")  # nothing that trains or is slow
 
 
@@ -448,7 +452,7 @@ def check_flags(parser, args):
 def parse(argv=None):
     parser = argparse.ArgumentParser(description="Tables and figures of MT for a trained run.")
     add_flags(parser)
-    tasks = f"{', '.join(TASKS)} (default: all; with --on: cross-domain, classification)"
+    tasks = f"{', '.join(TASKS)} (default: all but movie; with --on: cross-domain, classification)"
     parser.add_argument("--task", nargs="+", choices=tuple(TASKS), metavar="TASK", help=tasks)
     told = "few tasks, and nothing that trains or is slow"
     parser.add_argument("--first-look", action="store_true", help=told)
@@ -497,7 +501,7 @@ def main(argv=None):
     elif args.on:
         chosen = ("cross-domain", "classification")
     else:
-        chosen = tuple(TASKS)
+        chosen = USUAL
     with at_work(args.run):
         evaluation = open_evaluation(args, () if args.first_look else ("knn", "mlp"))
         run_tasks(evaluation, {name: TASKS[name] for name in args.task or chosen})

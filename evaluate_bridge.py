@@ -1,8 +1,9 @@
 """
 evaluate_bridge.py: LD's tables and figures for one trained bridge.
 
-    python evaluate_bridge.py runs/glyph-sr-bridge                  all of them but `parts`
+    python evaluate_bridge.py runs/glyph-sr-bridge                  all but `parts` and `movie`
     python evaluate_bridge.py runs/glyph-sr-bridge --task parts     what each part sees
+    python evaluate_bridge.py runs/glyph-sr-bridge --task movie     samples on their way, a GIF
     python reproduce.py runs/glyph-sr-bridge                        trains Basic first, then all
 
 A bridge makes of a source y the latent z_T = E_y(y), walks from there to a latent z_0 of the target
@@ -62,7 +63,8 @@ from errors import RunError, run_script
 from evaluate import check_flags, run_tasks
 from latent_bridge import BridgeNoise
 from latents import DIRECTIONS
-from pictures import draw_columns, draw_trade_off, save_figure
+from movies import bridge_movie
+from pictures import COLOURS, PAGE, draw_columns, draw_trade_off, save_figure
 from runs import BridgeRun, cpu_randn
 from scores import Report, TestSet, at_work, print_left_out, rows_of
 
@@ -374,7 +376,7 @@ def tsne(evaluation):
 
     # Side by side, or ours alone where Basic has not been trained.
     runs = {name: evaluation.runs[name] for name in ("basic", "ours") if name in evaluation.runs}
-    fig = Figure(figsize=(5.5 * len(runs), 5), layout="constrained")
+    fig = Figure(figsize=(PAGE, 4.2), layout="constrained")
     axes = fig.subplots(1, len(runs), squeeze=False)[0]
     for ax, (name, run) in zip(axes, runs.items(), strict=True):
         # Both modalities at once, so that they can meet. Perplexity: how many neighbours a point
@@ -382,7 +384,7 @@ def tsne(evaluation):
         z = torch.cat(test_set.latents(run)).numpy()  # (2 N, tokens x D)
         perplexity = min(30, test_set.N / 2)
         at = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(z)
-        style = {"s": 14, "c": colour, "cmap": "tab10", "alpha": 0.7}
+        style = {"s": 14, "c": np.array(COLOURS)[colour], "alpha": 0.8}
         ax.scatter(*at[: test_set.N].T, marker="o", label="z_T", **style)
         ax.scatter(*at[test_set.N :].T, marker="^", label="z_0", **style)
         ax.set(xticks=[], yticks=[], xlabel="colour: k-means cluster of the target")
@@ -412,8 +414,9 @@ def parts(evaluation):
     for share in (0.1, 0.3, 0.5, 0.7, 0.9):
         t = torch.full((test_set.N,), share * bridge.kernel.T, dtype=torch.float64, device=device)
         z_t = bridge.noised(z_0, z_T, BridgeNoise(t, eps))
-        columns[f"D_x(z_t), {share} T"] = bridge.D_x(z_t)
-        columns[f"D_x(z0_hat), {share} T"] = bridge.D_x(bridge.denoise(z_t, t, memory))
+        # A title breaks at its blank; not at this one.
+        columns[f"z_t, {share}\u00a0T"] = bridge.D_x(z_t)
+        columns[f"z0_hat, {share}\u00a0T"] = bridge.D_x(bridge.denoise(z_t, t, memory))
     columns["x"] = test_set.truth
     draw_columns(evaluation, test_set, columns, "parts")
 
@@ -427,8 +430,10 @@ BRIDGE_TASKS = {
     "samples": samples,
     "tsne": tsne,
     "parts": parts,
+    "movie": bridge_movie,
 }
-USUAL = ("quality", "trade-off", "samples", "tsne")  # `parts` is for the search of a fault
+# `parts` is for the search of a fault, `movie` to be looked at.
+USUAL = ("quality", "trade-off", "samples", "tsne")
 FIRST_LOOK = ("quality", "samples")  # what train_bridge.py shows at its end
 
 
@@ -454,7 +459,7 @@ def parse(argv=None):
     # What this script alone asks for; add_flags has what it shares with tables/lddbm.py.
     a = parser.add_argument
     a("run", help="folder that train_bridge.py left, e.g. runs/glyph-sr-bridge")
-    tasks = f"{', '.join(BRIDGE_TASKS)} (default: all but parts)"
+    tasks = f"{', '.join(BRIDGE_TASKS)} (default: all but parts and movie)"
     a("--task", nargs="+", choices=tuple(BRIDGE_TASKS), metavar="TASK", help=tasks)
     a("--beside", help="latents: the translator's run (runs/glyphs-translator)")
     a("--data-dir", help="where the run's data set has moved")

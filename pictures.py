@@ -14,6 +14,10 @@ run, its test data and its baselines. The folder figures/ shows what comes out.
 
 matplotlib's Figure is used without pyplot: it needs no display, and a figure that is not kept in
 a list of open windows is freed when its function ends.
+
+Readable at half a page: a figure is PAGE inches wide and all its letters have 10 points, so that on
+a page of paper, 6.5 inches between the margins, they have 8. Colours are COLOURS, which people with
+any of the usual kinds of colour blindness tell apart; lines differ in their style as well.
 """
 
 import csv
@@ -21,6 +25,7 @@ import math
 import os
 import textwrap
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -34,6 +39,19 @@ from safe_files import whole
 
 # --------------------------------------------------------------------------------------------------
 # What all figures share
+
+PAGE = 8.0  # inches
+# Okabe and Ito's, without their yellow, which is too light for lines: blue, orange, green, purple,
+# light blue, amber, black, grey.
+COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #E69F00 #000000 #999999".split()
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "legend.fontsize": 10,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+}
+# Whoever draws imports this file, so that all figures look alike.
+matplotlib.rcParams.update(STYLE)
 
 
 def save_figure(fig, folder, name):
@@ -50,28 +68,39 @@ def show_image(ax, image, title="", colour=None):
     pixels = np.asarray(image)
     # Without vmin and vmax matplotlib stretches each image to full contrast.
     white = 255 if pixels.dtype == np.uint8 else 1
-    ax.imshow(pixels, cmap="gray", vmin=0, vmax=white)
+    drawn = ax.imshow(pixels, cmap="gray", vmin=0, vmax=white)
     ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=7)
+    # Images are narrow: "ours, z_hat" takes two lines.
+    ax.set_title(textwrap.fill(title, 9))
     for side in ax.spines.values():
         side.set(visible=colour is not None, color=colour, linewidth=2)
+    return drawn  # movies.py puts the next image in its place
+
+
+CAPTION = 1.9  # inches: 22 letters of 10 points
 
 
 def write_caption(ax, caption):
     """A caption in the place of an image, wrapped."""
     ax.axis("off")
     # parse_math: a "$" in a caption is a dollar, not the start of a formula.
-    style = dict(ha="right", va="center", fontsize=8, parse_math=False)
-    ax.text(1.0, 0.5, textwrap.fill(caption, 26), **style)
+    style = dict(ha="right", va="center", parse_math=False)
+    ax.text(1.0, 0.5, textwrap.fill(caption, 22), **style)
 
 
-def picture_grid(lines, columns, size, widths=None):
-    """(figure, axes (lines, columns)) for images `size` inches wide; 2 inches are for captions.
+def picture_grid(lines, widths, captions=False):
+    """(figure, axes (lines, columns)) for images that fill a page's width, but for an inch at most.
 
-    widths: of each column, in units of `size`, where they differ."""
-    widths = widths or [1] * columns
-    fig = Figure(figsize=(2 + size * sum(widths), size * lines + 0.3))
-    return fig, fig.subplots(lines, columns, squeeze=False, width_ratios=widths)
+    widths: of each column, in units of a square image; captions: a column for them at the left."""
+    left = CAPTION if captions else 0.0
+    size = min(1.0, (PAGE - left) / sum(widths))
+    inches = [size * width for width in widths]
+    if captions:
+        inches = [left, *inches]
+    # Two lines of titles need half an inch.
+    fig = Figure(figsize=(sum(inches), size * lines + 0.5), layout="constrained")
+    fig.get_layout_engine().set(w_pad=0.03, h_pad=0.05, wspace=0, hspace=0)
+    return fig, fig.subplots(lines, len(inches), squeeze=False, width_ratios=inches)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -92,7 +121,7 @@ def draw_losses(log, path, names):
         rows = list(csv.DictReader(f))
     names = [name for name in names if name in LABELS]  # "loss", a sum, has no panel
     directions = dict.fromkeys(row["direction"] for row in rows)  # each once, in order
-    fig = Figure(figsize=(4.5 * len(names), 3.2), layout="constrained")
+    fig = Figure(figsize=(PAGE, 3.4), layout="constrained")
     axes = fig.subplots(1, len(names), squeeze=False)[0]
     for ax, name in zip(axes, names, strict=True):
         for direction in directions:
@@ -111,8 +140,8 @@ def draw_losses(log, path, names):
 # MT: retrieved images
 
 
-def retrieval(evaluation, queries=8, k=5):
-    """MT Fig. 3b: captions and the five images nearest to their translations; green is right."""
+def retrieval(evaluation, queries=8, k=3):
+    """MT Fig. 3b: captions, and the images nearest to their translations; framed blue: right."""
     if not evaluation.has_images():
         print("\nretrieval: skipped, the run knows latents and no images")
         return
@@ -136,18 +165,18 @@ def retrieval(evaluation, queries=8, k=5):
             found[name] = nearest(baselines[name](c), pool, k)[1]
     places = torch.cat(list(found.values()), 1).tolist()
 
-    fig, axes = picture_grid(len(shown), 1 + k * len(found), 0.8)
+    fig, axes = picture_grid(len(shown), [1] * k * len(found), captions=True)
     for line, query, found_places in zip(axes, shown, places, strict=True):
         write_caption(line[0], evaluation.test.captions[int(test_set.queries[query])])
         for ax, place in zip(line[1:], found_places, strict=True):
             # From a place in the pool to a place in the gallery to a row of the images.
             image = evaluation.test.images[int(test_set.gallery[test_set.pool[place]])]
             right = place in test_set.right[query]
-            show_image(ax, image, colour="limegreen" if right else "lightgrey")
+            show_image(ax, image, colour=COLOURS[0] if right else "lightgrey")
     # A method's name stands above the first of its k columns.
     for ax, name in zip(axes[0, 1::k], found, strict=True):
-        ax.set_title(name, fontsize=8, loc="left")
-    axes[0, 0].set_title(f"top {k} of {len(pool)}", fontsize=8)
+        ax.set_title(name, loc="left")
+    axes[0, 0].set_title(f"top {k} of {len(pool)}", loc="right")
     evaluation.figure(fig, evaluation.label("retrieval"))
 
 
@@ -168,7 +197,7 @@ def drawn_captions(evaluation):
         draw_pictures(evaluation, evaluation.label("text-to-image-bare"), latents.bare)
 
 
-def draw_pictures(evaluation, file, rows, lines=8, samples=5):
+def draw_pictures(evaluation, file, rows, lines=8, samples=4):
     """A line a caption: the true image, then decoded latents: the truth, ridge, ours, samples."""
     test = evaluation.test
     # A few captions, always the same ones.
@@ -178,7 +207,7 @@ def draw_pictures(evaluation, file, rows, lines=8, samples=5):
     for title, latents in answers_to_draw(evaluation, c, z, samples).items():
         drawn[title] = evaluation.decode(latents)
 
-    fig, axes = picture_grid(len(rows), len(drawn) + 2, 1.0)
+    fig, axes = picture_grid(len(rows), [1] * (len(drawn) + 1), captions=True)
     pairs = evaluation.latents.pairs[rows].tolist()
     # A line for each pair (image i, caption j); the first one has the titles, too.
     for n, (line, (i, j)) in enumerate(zip(axes, pairs, strict=True)):
@@ -247,7 +276,7 @@ def draw_captions(evaluation, images, captions, references, each=2):
     chosen = []
     for kind in KINDS:
         chosen += [n for n in order if kinds[n] == kind][:each]
-    fig = Figure(figsize=(8, 0.95 * len(chosen)), layout="constrained")
+    fig = Figure(figsize=(PAGE, 0.95 * len(chosen)), layout="constrained")
     axes = fig.subplots(len(chosen), 2, squeeze=False, width_ratios=(1, 8))
     for (left, right), n in zip(axes, chosen, strict=True):
         show_image(left, evaluation.test.images[int(images[n])])
@@ -257,7 +286,7 @@ def draw_captions(evaluation, images, captions, references, each=2):
         lines += [f"{method}: {captions[method][n]}" for method in SHOWN]
         lines.append(f"reference: {references[n][0]}")
         right.axis("off")
-        right.text(0, 0.5, "\n".join(lines), va="center", fontsize=8, parse_math=False)
+        right.text(0, 0.5, "\n".join(lines), va="center", parse_math=False)
     evaluation.figure(fig, evaluation.label("captioning"))
 
 
@@ -280,8 +309,8 @@ def curves(evaluation):
     rows = evaluation.validation.full
     # 300 pairs at most are enough for a curve: every k-th, with k rounded up.
     k = math.ceil(len(rows) / 300)
-    fig = Figure(figsize=(14, 3.3), layout="constrained")
-    axes = fig.subplots(1, 4, sharey=True)
+    fig = Figure(figsize=(PAGE, 5.6), layout="constrained")
+    axes = fig.subplots(2, 2, sharey=True).flatten()
     for direction in DIRECTIONS:
         c, z = evaluation.validation.of(direction, rows[::k])
         draw_gammas(axes[0], run, direction, c, z)
@@ -296,12 +325,18 @@ def curves(evaluation):
     axes[0].axvline(1, color="grey", lw=0.8, ls=":", label="gamma = 1 (MT)")
     # symlog: logarithmic, but linear below 2, so that there is a 0, where F is switched off. The
     # bend of the lines at 2 is this change of the axis.
-    axes[0].set(xscale="symlog", xlim=(0, None), xlabel="gamma (dots: auto)")
-    axes[0].set(ylabel="cosine, validation")
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].set(xscale="symlog", xlim=(0, None), xlabel="gamma, a length (dots: auto)")
+    axes[0].set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+    axes[0].legend(frameon=False)
     axes[1].set(xlabel=f"omega (this run: {args.omega:g}; MT: 5)")
     axes[2].set(xscale="log", xlabel=f"DDIM steps (this run: {args.ddim_steps})")
     axes[3].set(xscale="log", xlabel=f"K samples (this run: {args.K})")
+    # The numbers themselves: 10^1 stands for 10, and between 1 and 20 it would stand alone.
+    for ax, name in ((axes[2], "steps"), (axes[3], "K")):
+        ax.set_xticks(SWEEPS[name], [str(value) for value in SWEEPS[name]])
+        ax.minorticks_off()
+    for ax in axes[::2]:
+        ax.set_ylabel("mean cosine, validation")
     evaluation.figure(fig, "curves")
 
 
@@ -357,7 +392,7 @@ def draw_columns(evaluation, test_set, columns, file):
     for items in columns.values():
         height, width = item_image(items[0]).shape[:2]
         widths.append(width / height if kind_of(items[0].shape) == "views" else 1)
-    fig, axes = picture_grid(test_set.N, len(columns), 1.1, widths)
+    fig, axes = picture_grid(test_set.N, widths)
     for column, (title, items) in zip(axes.T, columns.items(), strict=True):
         for n, (ax, item) in enumerate(zip(column, items, strict=True)):
             show_image(ax, item_image(item), title if n == 0 else "")
@@ -365,6 +400,10 @@ def draw_columns(evaluation, test_set, columns, file):
             stretched = kind_of(item.shape) == "vector" or title.startswith("E_")
             ax.set_aspect("auto" if stretched else "equal")
     evaluation.figure(fig, file)
+
+
+# What the panels call their metrics.
+AXES = {"psnr": "PSNR in dB", "fid": "FID", "iou": "IoU", "one_nna": "1-NNA", "cosine": "cosine"}
 
 
 def draw_trade_off(evaluation, rows, references, panels, samplers):
@@ -375,7 +414,7 @@ def draw_trade_off(evaluation, rows, references, panels, samplers):
     panels       the two metrics; samplers: the names of ours"""
     # Of very few pairs there is no FID or 1-NNA: then the left panel stands alone.
     panels = [metric for metric in panels if metric in references["ceiling"]]
-    fig = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    fig = Figure(figsize=(PAGE, 4.8), layout="constrained")
     axes = fig.subplots(1, len(panels), squeeze=False)[0]
     for ax, metric in zip(axes, panels, strict=True):
         # A mean of samples is blurred: only its distance to the truth is worth a line.
@@ -391,12 +430,15 @@ def draw_trade_off(evaluation, rows, references, panels, samplers):
                 nfe = [row["nfe"] for row in mine]
                 values = [row["value"] for row in mine]
                 label = name + (", mean of 4" if ending else "")
-                ax.plot(nfe, values, style, ms=3, c=f"C{number}", label=label)
+                ax.plot(nfe, values, style, ms=4, c=f"C{number}", label=label)
         # What one evaluation gives without any noise, and what no sample can exceed: the truth
         # itself through encoder and decoder.
         ax.plot(1, references["regressor"][metric], "k*", ms=9, label="regressor")
         ceiling = references["ceiling"][metric]
         ax.axhline(ceiling, c="grey", ls=":", label="ceiling: D_x(E_x(x))")
-        ax.set(xscale="log", xlabel="network evaluations (NFE)", ylabel=metric)
-    fig.axes[0].legend(frameon=False, fontsize=7)
+        ax.set(xscale="log", xlabel="network evaluations (NFE)", ylabel=AXES[metric])
+        ax.set_xticks([1, 10, 100], ["1", "10", "100"])
+    # Below both panels: inside it would lie on the lines.
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, frameon=False, ncols=3, loc="outside lower center")
     evaluation.figure(fig, "trade-off")

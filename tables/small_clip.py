@@ -56,6 +56,7 @@ from encoders import SIDE, fixed_sample, reason
 from errors import EncoderError, run_script
 from latents import MAY_BE_BROKEN, batches, read_or_error, say
 from metrics import ranks, recall_at_k
+from pictures import PAGE
 from runs import warmup_cosine
 from safe_files import write_json
 from scores import print_scores
@@ -333,7 +334,7 @@ def draw_gap(text, moved, image, most=300):
     up = PCA(1).fit(flat).components_[0]
     plane = torch.stack([across, torch.from_numpy(up).float()], 1)  # (h, 2)
 
-    fig = Figure(figsize=(9, 4.2), layout="constrained")
+    fig = Figure(figsize=(PAGE, 3.8), layout="constrained")
     axes = fig.subplots(1, 2, sharex=True, sharey=True)
     panels = [("before", "text", text), ("after", "text, translated", moved)]
     for ax, (when, name, x) in zip(axes, panels, strict=True):
@@ -343,7 +344,7 @@ def draw_gap(text, moved, image, most=300):
         ends_x, ends_y = np.stack([a, b], 1).transpose(2, 1, 0)  # both (2, 300)
         ax.plot(ends_x, ends_y, color="lightgrey", lw=0.4)
         ax.plot(*a.T, ".", ms=4, label="image")
-        ax.plot(*b.T, ".", ms=4, label=name)
+        ax.plot(*b.T, "^", ms=3, label=name)
         ax.set(xlabel="along the gap", title=f"{when} translation; lines join pairs")
         ax.legend(frameon=False)
     axes[0].set_ylabel("first principal direction")

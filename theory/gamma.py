@@ -72,8 +72,8 @@ def draw_against_gamma(ax):
     ax.axhline(C1, color="0.7", lw=0.8)
     ax.axvline(1, color="0.4", ls=":")
     ax.set(xlabel="gamma (dotted: the paper's 1)", ylabel="cos(z, z_hat), s = 0.7033")
-    ax.set_title("dot: gamma*, cross: break-even", fontsize=9)
-    ax.legend(fontsize=7, loc="lower left")
+    ax.set_title("dot: gamma*, cross: break-even")
+    report.legend(ax)
 
 
 def draw_samples(ax):
@@ -92,8 +92,8 @@ def draw_samples(ax):
         ax.plot([1, 16], [y, y], style, lw=1, label=label)
     ax.set(xlabel="K samples averaged", ylabel="cos(z, F)", ylim=(0.45, 0.87))
     ax.set_xticks(list(found), list(found))
-    ax.set_title("what samples are worth", fontsize=9)
-    ax.legend(fontsize=7, loc="lower left")
+    ax.set_title("what samples are worth")
+    report.legend(ax)
 
 
 def draw_guidance(ax):
@@ -106,8 +106,8 @@ def draw_guidance(ax):
         ax.plot(OMEGAS, [guided(share, w) for w in OMEGAS], f"C{i}o", ms=4)
     ax.axvline(5, color="0.4", ls=":")
     ax.set(xlabel="omega (dotted: the paper's 5)", ylabel="cos(z, F)", ylim=(0.58, 0.85))
-    ax.set_title("guidance; lines: small steps, dots: 50", fontsize=8, loc="right")
-    ax.legend(fontsize=7, loc="lower left", title="share of common mean", title_fontsize=7)
+    ax.set_title("guidance; dots: 50 steps")
+    report.legend(ax, title="share of common mean")
 
 
 def figure():
@@ -210,7 +210,7 @@ def draw(ax, held, direction):
         # gamma = 0, which a run may have, is not on a logarithmic axis: it goes to its left end.
         ax.axvline(max(gamma, gammas[0]), color="C1", ls=style, label=label)
     ax.set(xlabel="gamma", ylabel="mean cos(z, cM + gamma F)", title=direction)
-    ax.legend(fontsize=8)
+    report.legend(ax)
 
 
 if __name__ == "__main__":

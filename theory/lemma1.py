@@ -85,7 +85,7 @@ def draw_per_sample(ax):
     cos = cosines_of_fit(saturating, SIZES[-1])
     ax.hist(cos, bins, density=True, color="0.7", label=f"{SIZES[-1]}, c M misfits")
     ax.set(xlabel="cos(r, cM), one sample each", ylabel="density", title="per sample (L2)")
-    ax.legend(title="h2", fontsize=7)
+    report.legend(ax, title="h2")
 
 
 def draw_shrunk(ax):
@@ -96,10 +96,10 @@ def draw_shrunk(ax):
         slope = [shrunk(g, zeta, N=2000)[0] for g in gammas]
         ax.plot(gammas / zeta, slope, mark, label=f"fitted, |z| = {zeta:.0f}")
     ax.plot([0, 1.5], [1, -0.5], "k-", lw=0.8, label="1 - gamma / |z|")
-    ax.axvline(1, color="tab:red", ls=":", label="gamma = 1, |z| = 1")
+    ax.axvline(1, color="C1", ls=":", label="gamma = 1, |z| = 1")
     ax.axhline(0, color="gray", lw=0.5)
     ax.set(xlabel="gamma / |z|", ylabel="M as a multiple of M_hat", title="F a sample (L9)")
-    ax.legend(fontsize=7)
+    report.legend(ax)
 
 
 def draw_joint(ax):
@@ -110,10 +110,10 @@ def draw_joint(ax):
         distance = [rms_distance(curve, g) for g in gammas]
         ax.loglog(gammas, distance, mark, label=f"E[z|c] {label}")
     ax.loglog(gammas, gammas, "k-", lw=0.8, label="gamma, the bound")
-    ax.axvline(1, color="tab:red", ls=":", label="gamma = 1")
+    ax.axvline(1, color="C1", ls=":", label="gamma = 1")
     ax.set(xlabel="gamma", ylabel="rms |cM - projection|", ylim=(3e-5, 6))
     ax.set_title("joint (L8, L10)")
-    ax.legend(fontsize=7)
+    report.legend(ax)
 
 
 def figure():
@@ -212,7 +212,7 @@ def draw(ax, held, direction):
     ax.plot(x * spread, law, "k:", label=f"isotropic r: std 1/sqrt(h2) = {spread:.2f}")
     ax.set(title=direction, xlabel="cos(r, cM), one held-out pair each", ylabel="density")
     ax.set(xlim=(-1, 1), ylim=(0, 1.4 * law.max()))  # room for the legend
-    ax.legend(fontsize=7)
+    report.legend(ax)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def draw_paper_setting(ax):
     label = "gamma = 0,\nand the paper's 0.84"
     ax.plot([0.3, S**0.5, S**0.5], [1, 1, 1e-30], "C2", label=label)
     ax.set(ylim=(1e-13, 5), xlabel="alpha", ylabel="P(cos >= alpha)")
-    ax.set_title("h2 = 512, gamma = 1, s = 0.70", fontsize=9)
+    ax.set_title("h2 = 512, gamma = 1, s = 0.70")
 
 
 def draw_inner_products(ax):
@@ -94,7 +94,7 @@ def draw_inner_products(ax):
     ax.plot(u, 2 / np.pi * np.sqrt(1 - u**2), "C3", label="printed, d = 3")
     ax.plot(u, 0 * u + 0.5, "C0", label="corrected")
     ax.set(xlabel="x.y", ylabel="density", ylim=(0, 0.95))
-    ax.set_title("Eq. 22 in R^3", fontsize=9)
+    ax.set_title("Eq. 22 in R^3")
 
 
 def draw_better_mean(ax):
@@ -108,7 +108,7 @@ def draw_better_mean(ax):
     ax.plot(alpha, frequency(x, alpha), "k", label="this F, 1,000 pairs")
     ax.plot(alpha, guarantee(x, alpha), "C1--", label="DKW, 95 %")
     ax.set(ylim=(-0.03, 1.5), xlabel="alpha", ylabel="P(cos >= alpha)")
-    ax.set_title("gamma = 0.3, rho = 0.9 or -0.2", fontsize=9)
+    ax.set_title("gamma = 0.3, rho = 0.9 or -0.2")
 
 
 def figure():
@@ -117,7 +117,7 @@ def figure():
     draw_inner_products(middle)
     draw_better_mean(right)
     for ax in (left, middle, right):
-        ax.legend(fontsize=7)
+        report.legend(ax)
     return fig
 
 
@@ -215,7 +215,7 @@ def draw(ax, held, direction):
     for (name, p), colour in zip(curves(held, alpha).items(), colours, strict=True):
         ax.plot(alpha, p, colour, label=name)
     ax.set(title=direction, xlabel="alpha", ylabel="P(cos >= alpha)")
-    ax.legend(fontsize=7)
+    report.legend(ax)
 
 
 if __name__ == "__main__":

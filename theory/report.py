@@ -37,6 +37,7 @@ import runs
 import scores
 from errors import InputError
 from latents import DIRECTIONS
+from pictures import PAGE
 
 NEEDS = "needs a condition"
 WIDTH = 99  # columns of the table of verdicts
@@ -206,8 +207,13 @@ def show_measured(table):
 
 def three_panels():
     """(figure, its three axes): what the checks of a script look like, side by side."""
-    fig = Figure(figsize=(8, 3.4), layout="constrained")
+    fig = Figure(figsize=(PAGE, 4.4), layout="constrained")
     return fig, fig.subplots(1, 3)
+
+
+def legend(ax, **how):
+    """Below the panel: letters that can be read on paper would hide the lines inside of it."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False, **how)
 
 
 def save(fig, folder, name):
@@ -224,7 +230,7 @@ def measure_run(name, folder, both, measured, draw):
     show_measured(table)
     scores.write_json(os.path.join(folder, f"theory-{name}.json"), table)
 
-    fig = Figure(figsize=(9, 3.6), layout="constrained")
+    fig = Figure(figsize=(PAGE, 4.2), layout="constrained")
     for ax, (direction, h) in zip(fig.subplots(1, 2), both.items(), strict=True):
         draw(ax, h, direction)
     save(fig, folder, name)

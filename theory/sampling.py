@@ -62,9 +62,9 @@ def draw_eq3(ax):
             ax.loglog(steps, ratio, color + mark, markersize=3, label=f"{which}, {name}")
     ax.axhline(1, color="k", linewidth=0.8)
     ax.set(xlabel="steps S", ylabel="variance / true variance", ylim=(1e-7, 1e6))
-    ax.set_title("MT Eq. 3: a sample has 1", fontsize=9)
+    ax.set_title("MT Eq. 3: a sample has 1")
     # The legend is above the curves, in two columns.
-    ax.legend(fontsize=6, ncols=2, loc="upper left", columnspacing=0.8, handlelength=1.5)
+    report.legend(ax, ncols=2)
 
 
 def draw_kernel(ax):
@@ -77,8 +77,8 @@ def draw_kernel(ax):
     for dots, color in ((means, "C0o"), (stds, "C1o")):
         ax.plot(times[::25], dots[::25], color, markersize=3, label="simulated")
     ax.set(xlabel="t", ylabel="z_t, given z_0 = -0.7 and z_T = 1.3")
-    ax.set_title("bridge: a conditioned diffusion", fontsize=9)
-    ax.legend(fontsize=6)
+    ax.set_title("bridge: a conditioned diffusion")
+    report.legend(ax)
 
 
 def draw_spread(ax):
@@ -97,8 +97,8 @@ def draw_spread(ax):
         ax.semilogx(nfe, ratio, name[:4], markersize=3, label=name[4:])
     ax.axhline(1, color="k", linewidth=0.8)
     ax.set(xlabel="network evaluations", ylabel="std / true std", ylim=(-0.1, 2))
-    ax.set_title("bridge: samples from one z_T", fontsize=9)
-    ax.legend(fontsize=6, loc="lower right", bbox_to_anchor=(1, 0.08))
+    ax.set_title("bridge: samples from one z_T")
+    report.legend(ax)
 
 
 def figure():
@@ -170,7 +170,7 @@ def draw(ax, held, direction):
         ax.semilogx(steps, cosines, "o-", color=color, label=name)
     ax.set(xlabel="steps S", ylabel="cosine of one sample to z", title=direction)
     ax.set_xticks(steps, steps)
-    ax.legend(fontsize=7)
+    report.legend(ax)
 
 
 if __name__ == "__main__":
