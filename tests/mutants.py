@@ -184,7 +184,7 @@ MUTANTS = [
     ("graded: answers of the first chunk", "metrics.py", "for n, s in enumerate(similarity, start):", "for n, s in enumerate(similarity):", "test_evaluate.py"),
     ("class: a loop is waited for", "tests/submissions.py", "now - first > seconds + GRACE + MORE", "now - first > 99", "test_scoreboard.py"),
     ("class: children live on", "tests/submissions.py", "os.killpg(process.pid, signal.SIGKILL)", "os.kill(process.pid, signal.SIGKILL)", "test_scoreboard.py"),
-    ("class: no result is an answer", "tests/submissions.py", "result = {\"why\": why, ", "result = {\"why\": \"\", ", "test_scoreboard.py"),
+    ("class: no result is an answer", "tests/submissions.py", "found[-1] if found else why", "found[-1] if found else ''", "test_scoreboard.py"),
     ("class: baselines may be opened", "tests/submissions.py", 'self.refuse(f"opens the reference', 'self.tell(f"opens the reference', "test_scoreboard.py"),
     ("class: files may be written", "tests/submissions.py", 'self.refuse(f"changes {path}")', 'self.tell(f"changes {path}")', "test_scoreboard.py"),
     ("class: files may be removed", "tests/submissions.py", '("open", *self.REMOVED)', '("open",)', "test_scoreboard.py"),
