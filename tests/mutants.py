@@ -213,7 +213,7 @@ MUTANTS = [
     ("teaching: a function that is gone", "assignments/TEACHING.md", "`ridge`, `gamma_star`;", "`ridge`, `gamma_best`;", "test_teaching.py"),
     ("teaching: other minutes than the exercise", "assignments/TEACHING.md", "(ex06_collapse.py) (60)", "(ex06_collapse.py) (45)", "test_teaching.py"),
     ("teaching: points off the rule", "assignments/TEACHING.md", "| 10 | 7 + 3 | order 1", "| 10 | 6 + 3 | order 1", "test_teaching.py"),
-    ("teaching: a flag that is gone", "assignments/TEACHING.md", "--task ablation --seeds 1", "--task ablation --seed 1", "test_teaching.py"),
+    ("teaching: a flag that is gone", "assignments/TEACHING.md", "--task ablation --seeds 1", "--task ablation --runs 1", "test_teaching.py"),
     ("report: a placeholder without its command", "assignments/report.md", "[figure: RUN/loss.png, by `python train.py`]", "[figure: RUN/loss.png]", "test_teaching.py"),
     ("report: a picture that nobody draws", "assignments/report.md", "RUN/trade-off.png", "RUN/tradeoff.png", "test_teaching.py"),
     ("errata: a test that is gone", "PAPERS.md", "| `test_eq11` |", "| `test_eq12` |", "test_teaching.py"),
