@@ -384,15 +384,15 @@ class Bridge(nn.Module):
     def loss(self, y, x, noise, turn="both", w_pred=1.0, w_nce=1.0, gather=None):
         """(what is minimised, L_bridge, L_pred, L_infoNCE) of raw items; 0 for what is not there.
 
-        L = L_bridge + w_pred L_pred + w_nce L_infoNCE. In each turn one side lowers its part of L
-        and the other is frozen. What is frozen may lie between the loss and what moves: then
-        gradients pass through it, e.g. through D_x to net, or through net to E_x and E_y.
+        L = L_bridge + w_pred L_pred + w_nce L_infoNCE. What moves in a turn lowers its part of L;
+        all else is frozen. What is frozen may lie between the loss and what moves: then gradients
+        pass through it, e.g. through D_x to net, or through net to E_x and E_y.
 
-            turn        what moves       L_bridge   L_pred                     L_infoNCE
-            "bridge"    net              yes        yes                        no: net has no part
-            "modality"  E_x, E_y, D_x    no         yes, through frozen net    yes
-            "both"      all of them      yes        yes                        yes
-            "apart"     E_x, E_y, D_x    no         L_rec: net is not used     yes
+            turn        what moves       L_bridge   L_pred                      L_infoNCE
+            "bridge"    net              yes        yes                         no: net has no part
+            "modality"  E_x, E_y, D_x    no         yes, through frozen net     yes
+            "both"      all of them      yes        yes, and L_rec for E_x      yes
+            "apart"     E_x, E_y, D_x    no         L_rec: net is not used      yes
 
         With rec, L_rec replaces L_pred, except in the bridge's turn: there is none in it, as net
         has no part in L_rec. In data space there is nothing to decode: L_bridge is all.
@@ -406,18 +406,23 @@ class Bridge(nn.Module):
 
         # L_bridge never reaches E_x. It would be lowered by a z_0 that is easy to guess, and the
         # easiest is one and the same for all x. So z_0 is detached: here it is given, like data.
+        # In its own turn E_x does learn through the denoiser, from L_pred alone. No collapse: D_x
+        # could not draw x from a z_0 that is the same for all.
+        pred = turn != "apart" and not (self.rec or self.data_space)
+        if pred or turn in ("bridge", "both"):
+            given = z_0 if turn == "modality" else z_0.detach()
+            z0_hat = self.estimate(given, z_T, noise)
         if turn in ("bridge", "both"):
-            z0_hat = self.estimate(z_0.detach(), z_T, noise)
             L_bridge = self.bridge_loss(z0_hat, z_0.detach(), noise)
 
-        # L_pred or L_rec does reach it. If E_x may move, z_t is made once more, of a z_0 with its
-        # gradient. No collapse: D_x could not draw x from a z_0 that is the same for all.
-        if turn == "apart" or (self.rec and turn != "bridge"):
-            L_pred = self.rec_loss(z_0, z_T, y, x)
-        elif not (self.rec or self.data_space):
-            if turn != "bridge":
-                z0_hat = self.estimate(z_0, z_T, noise)
+        # Where all moves, one z0_hat serves both losses: it is half of the work of a step. E_x is
+        # cut off from it, so L_rec, of every second row, says what z_0 has to tell.
+        if pred:
             L_pred = self.pred_loss(z0_hat, x)
+            if turn == "both":
+                L_pred = L_pred + self.rec_loss(z_0[::2], z_T[::2], y[::2], x[::2])
+        elif turn == "apart" or (self.rec and turn != "bridge"):
+            L_pred = self.rec_loss(z_0, z_T, y, x)
 
         if w_nce and turn != "bridge":
             L_nce = info_nce(*everyone, self.tau)
