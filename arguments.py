@@ -32,6 +32,7 @@ from devices import AMP
 from errors import RunError
 from sounds import SECONDS
 
+OVERFIT = 300  # steps of --overfit, unless --steps is typed: enough for one batch (overfit.py)
 ENDLESS = 10**9  # more steps, pairs or seeds than anybody has
 SIDES = (8, 4096)  # pixels of an image
 GRIDS = (200, 100, 50, 25)  # voxels a side: those of nuScenes' labels, and pooled 2, 4, 8 times
@@ -190,6 +191,8 @@ def add_run_flags(run):
     """Where the run goes, how it begins, and on what it computes."""
     run("--out", help="run folder (runs/DATASET-translator or runs/DATASET-bridge)")
     run("--quick", action="store_true", help="a real but small run: glyph sets 1 to 2 minutes")
+    told = "learn one batch by heart, and say whether that works; keeps no run (overfit.py)"
+    run("--overfit", action="store_true", help=told)
     run("--resume", action="store_true", help="go on with the run in --out")
     run("--overwrite", action="store_true", help="replace the run in --out")
     run("--seed", type=int, default=0, help="of weights, batches and noise (0)")
@@ -207,6 +210,8 @@ def resolve(args, flags, model):
 
     RunError for numbers outside of their limits, and for flags that this run would ignore."""
     given = [name for name, value in vars(args).items() if value not in (None, False)]
+    if args.overfit and args.steps is None:
+        args.steps = OVERFIT
     # What was typed is there already; the rest comes from the flag's row.
     if model == "bridge" or not by_size(args):
         fill(args, flags, args.dataset)
@@ -217,7 +222,8 @@ def resolve(args, flags, model):
         args.image_encoder = args.image_encoder or image
         args.text_encoder = args.text_encoder or text
     quick = "-quick" if args.quick else ""
-    args.out = args.out or f"runs/{args.dataset}-{model}{quick}"
+    if not args.overfit:
+        args.out = args.out or f"runs/{args.dataset}-{model}{quick}"
     check_used(args, given)
     check(args, flags)
     # The run keeps the folder in which its data were found: evaluation looks there again.
@@ -297,6 +303,8 @@ def check_used(args, given):
             if name in given and args.dataset not in sets:
                 told = f"is for {', '.join(sets)}; --dataset {args.dataset} ignores it"
                 raise RunError(f"--{dashes(name)} {told}")
+    if args.overfit and (args.resume or args.overwrite):
+        raise RunError("--overfit keeps no run: leave out --resume and --overwrite")
     # Embedded sets lie in no folder, and what is made of arrays needs no frozen encoder.
     files = args.dataset not in EMBEDDED
     if "data_dir" in given and not files:

@@ -32,6 +32,7 @@ from safe_files import Lock, whole
 
 # What --resume may give anew: it says where and how to compute, not what.
 MAY_CHANGE = "out resume overwrite device data_dir cache_dir save_every download amp".split()
+MAY_CHANGE.append("overfit")  # never with --resume
 LOG_EVERY = 50  # steps
 # The arguments from which each model's networks are built again.
 SHAPES = {
@@ -80,7 +81,7 @@ def read_run(folder):
     RunError for one that is unreadable, foreign, or lacks a part."""
     folder = os.path.expanduser(folder)
     if not os.path.isdir(folder):
-        raise RunError(f"{folder}: no such folder, so no such checkpoint; python train.py makes one")
+        raise RunError(f"{folder}: no such folder, no such checkpoint; train.py makes it")
     path = os.path.join(folder, "model.pt")
     return checked(path, load_checkpoint(path))
 

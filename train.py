@@ -3,6 +3,7 @@ train.py: trains the translator of MT, one direction text->image and one image->
 
     python train.py                      glyphs on a laptop: 4 minutes on two cores
     python train.py --quick              the same, smaller: under a minute
+    python train.py --overfit            does it learn one batch by heart? If not, look for a bug
     python train.py --dataset coco --data-dir ~/coco --download           the paper's setting, a GPU
     python train.py --dataset latents --image-latents A.npy --text-latents B.npy       your encoders
     torchrun --nproc_per_node=4 train.py ...       four processes share each batch: the same run
@@ -26,6 +27,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import evaluate
+import overfit
 from arguments import (
     ENDLESS,
     TRANSLATOR_SETS,
@@ -348,6 +350,9 @@ def train(args):
     if args.batch % (ROWS_AT_T * world):
         told = f"is not a multiple of {ROWS_AT_T} x {world} process(es)"
         raise RunError(f"--batch {args.batch} {told}")
+    if args.overfit:
+        overfit.one_process(world)
+        return overfit.translator(args, device, splits, Learner, train_step, LOSSES)
     # These look at a batch as a whole, and a process sees its slice only.
     whole = [name for name in switches_of(args.released) if name in ("norm", "drop")]
     if whole and world > 1:

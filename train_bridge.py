@@ -28,6 +28,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import evaluate_bridge
+import overfit
 from arguments import BRIDGE_SETS, Flag, known, resolve, shared_parser
 from bridge_networks import DESIGNS
 from checkpoints import RunFolder
@@ -276,6 +277,9 @@ def train(args):
     args.amp = choose_amp(args.amp, device)
     if args.batch % world:
         raise RunError(f"--batch {args.batch} is not a multiple of {world} processes")
+    if args.overfit:
+        overfit.one_process(world)
+        return overfit.bridge(args, device, BridgeLearner, train_step, LOSSES)
     with RunFolder(args, "bridge", LOSSES, rank) as folder:
         if not folder.finished:
             train_in(folder, args, device, rank, world)

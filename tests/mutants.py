@@ -27,6 +27,7 @@ BRIDGE, NETWORKS = "latent_bridge.py", "bridge_networks.py"
 ORACLES, TURNS = "test_bridge.py", "test_train_bridge.py"
 WIRING = "test_wiring.py"
 SOUND = "test_sounds.py"
+OVER, HEART = "overfit.py", "test_overfit.py"
 FETCHING = "test_fetch.py"
 LATENT_FILES, OWN_VECTORS = "data_latents.py", "test_own_vectors.py"
 MUTANTS = [
@@ -357,6 +358,17 @@ MUTANTS = [
     ("one sample for the mean of K", "runs.py", "net.unscale(sum(samples) / K)", "net.unscale(samples[0])", OWN_VECTORS),
     ("pixels from 0 to 1 are black", "runs.py", "if net.y_mean == 127.5 and len(y)", "if net.y_mean < 0 and len(y)", OWN_VECTORS),
     ("a direction that is none", "runs.py", "    if direction not in run.dims:\n", "    if not direction:\n", OWN_VECTORS),
+    ("overfit: the loss is judged", OVER, "if not after < LEFT:", "if not found[-1][2] < found[0][2]:", HEART),
+    ("overfit: NaN is small", OVER, "if not after < LEFT:", "if after >= LEFT:", HEART),
+    ("overfit: noise that names its row", OVER, "noise = draw_noise(B, self.learner.net.h2, args.T, args.p, generator)", "noise = draw_noise(B, self.learner.net.h2, args.T, args.p, torch.Generator().manual_seed(0))", HEART),
+    ("overfit: rows that are never at T", OVER, "order = torch.randperm(B, generator=generator)", "order = torch.arange(B)", HEART),
+    ("overfit: a caption with two images", OVER, "    for side in (0, 1):\n", "    for side in (0,):\n", HEART),
+    ("overfit: equal conditions", OVER, "rows = np.flatnonzero(first_equal(flat) == np.arange(len(flat)))", "rows = np.arange(len(flat))", HEART),
+    ("overfit: bare captions", OVER, "pairs = split.pairs[~split.bare]", "pairs = split.pairs", HEART),
+    ("overfit: errors in no unit", OVER, "constant = target.mean(0)", "constant = 0 * target.mean(0)", HEART),
+    ("overfit: a batch without an end", "arguments.py", "        args.steps = OVERFIT\n", "        pass\n", HEART),
+    ("overfit: a folder of runs", "arguments.py", "    if not args.overfit:\n", "    if True:\n", HEART),
+    ("overfit: the answer to other sources", OVER, "x_hat, _ = net.sample(self.y.to(self.device),", "x_hat, _ = net.sample(self.y.to(self.device).flip(0),", HEART),
     ("bf16 is never chosen", "devices.py", 'return "bf16" if cpu_multiplies_bf16() else "off"', 'return "off"', "test_train.py"),
     ("bf16 where it is only converted", "devices.py", 'get("amx_bf16")', 'get("avx512_bf16")', "test_train.py"),
     ("released: each row's norm", RELEASED, "return z_0 / z_0.norm()", "return z_0 / z_0.norm(dim=1, keepdim=True)", AS_RELEASED),

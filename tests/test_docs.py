@@ -93,6 +93,8 @@ def commands():
                 line = line.split(" # ")[0].strip()
                 if re.search(r"(python|torchrun).* [\w/]+\.py", line):
                     yield line
+    checks = README.split("## When it does not learn\n")[1].split("\n## ")[0]
+    yield from re.findall(r"^\d\. .*?`(python [^`]+)`", checks, re.M)
 
 
 def parse_command(script, words):

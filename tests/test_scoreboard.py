@@ -216,16 +216,40 @@ def test_a_class_in_one_table(toy, capsys, monkeypatch, tmp_path):
     assert secret.read_text() == "mine"
 
 
+# In place of exercise 3's test file, which takes seconds to be read: two of its tests, one other.
+SMALL = """
+import torch
+from grading import grade, graded
+
+e_c, e_0 = torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 5.0]])
+
+@graded("guide")
+def test_three(impl):
+    mistakes = {"this is diffusers' guidance_scale": 3 * e_c - 2 * e_0}
+    grade(impl.guide(e_c, e_0, 3), 4 * e_c - 3 * e_0, mistakes)
+
+@graded("guide")
+def test_one(impl):
+    grade(impl.guide(e_c, e_c, 1), e_c)
+
+@graded("ddim_step")
+def test_another_exercise(impl):
+    impl.ddim_step
+"""
+
+
 def test_students_and_exercises(capsys, monkeypatch, tmp_path):
     """Otherwise a grade is of another exercise, or what stops pytest is a grade."""
+    small = submissions.sources()
+    small["tests/test_translator.py"] = SMALL.encode()
+    monkeypatch.setattr(scoreboard, "sources", lambda: small)
     monkeypatch.setattr(submissions, "launch", forked)
     right = ANSWERS["ex03"]
     borrowed = "from ddim_translator import guide as theirs\ndef guide(*x):\n    return theirs(*x)"
     for name, text in {
-        "anna": right + ANSWERS["ex02"].replace("import torch", ""),
-        "=ben": right.replace("1.0 + omega", "1.0 * omega"),
+        "=ben": right.replace("1.0 + omega", "1.0 * omega") + ANSWERS["ex02"],
         "carl": borrowed,
-        "dora": "import os\ndef guide(e_c, e_0, omega):\n    print('6 of 6'); os._exit(0)",
+        "dora": "import os\ndef guide(e_c, e_0, omega):\n    print('2 of 2'); os._exit(0)",
         "emil": "def sigma():\n    return 1",
         "fay": "def guide(:",
     }.items():
@@ -236,15 +260,14 @@ def test_students_and_exercises(capsys, monkeypatch, tmp_path):
 
     rows = {row["name"]: row for row in csv.DictReader(table.open())}
     grades = {name: (row["ex03"], row["ex03_of"]) for name, row in rows.items()}
-    assert grades["anna"] == ("6", "6") and grades["emil"] == ("", "")
-    assert 0 < int(grades["'=ben"][0]) < 6 == int(grades["'=ben"][1])
+    assert grades["'=ben"] == ("1", "2") and grades["emil"] == ("", "")
     assert grades["carl"][0] == grades["dora"][0] == grades["fay"][0] == "0"
     told = {name: row["ex03_told"] for name, row in rows.items()}
-    assert "this is diffusers' guidance_scale" in told["'=ben"] and told["anna"] == ""
+    assert "this is diffusers' guidance_scale" in told["'=ben"]
     assert "calls the reference's own guide" in told["carl"]
     assert "exit code 0" in told["dora"] and "SyntaxError" in told["fay"]
     out = capsys.readouterr().out
-    assert "6 of 6" in re.search("^anna.*", out, re.M)[0] and out.count("6 of 6") == 1
+    assert "1 of 2" in re.search("^=ben.*", out, re.M)[0] and "2 of 2" not in out
     assert re.search(r"^emil +-$", out, re.M) and re.search("^dora +failed$", out, re.M)
 
 

@@ -47,7 +47,7 @@ FLOORS = [  # a file may import from lower floors, and from earlier ones of its 
     ["pretrained", "encoders", "latents"],
     ["checkpoints", "runs", "arguments"],
     ["baselines", "scores", "bridge_scores", "bridge_sounds", "pictures", "movies"],
-    ["evaluate", "evaluate_bridge"],
+    ["evaluate", "evaluate_bridge", "overfit"],
     ["train", "train_bridge"],
     ["walkthrough", "make_walkthrough"],
     ["tables.captioning", "tables.text_to_image", "tables.encoder_pairs", "tables.small_clip"],
