@@ -41,6 +41,7 @@ import torch
 import torch.nn.functional as fn
 from torch import nn
 
+import bridge_networks
 from bridge_networks import ModalityDecoder, ModalityEncoder, make_denoiser, make_patches
 
 # --------------------------------------------------------------------------------------------------
@@ -243,17 +244,6 @@ def info_nce(z_0, z_T, tau):
     return (one + other) / 2  # LD L_infoNCE*
 
 
-def unit_of(items):
-    """(mean, size): (item - mean) / size is centred and of unit size; items is a numpy array."""
-    # Pictures are known to be 0 to 255, voxels False or True: both go to -1 ... 1.
-    if items.dtype.kind == "u":
-        return 127.5, 127.5
-    if items.dtype.kind == "b":
-        return 0.5, 0.5
-    # Embeddings and the like may have any scale: it is measured, one number for all coordinates.
-    return items.mean(dtype="f8"), max(items.std(dtype="f8"), 1e-12)
-
-
 class Bridge(nn.Module):
     """E_y, the denoiser `net` and D_x, with E_x for training: y (B, *y_shape) -> x (B, *x_shape).
 
@@ -290,15 +280,21 @@ class Bridge(nn.Module):
         for side in ("y", "x"):
             self.register_buffer(f"{side}_mean", torch.zeros(()))
             self.register_buffer(f"{side}_scale", torch.ones(()))
+        self.volume = bridge_networks.kind_of(self.x_shape) == "volume"
+        if self.volume:  # see `distance`
+            self.register_buffer("w_occupied", torch.ones(()))
 
     # -- units: raw items -> scaled items -> latents
 
     def fit(self, y, x):
         """Measure the units on some raw items, numpy arrays (n, *shape), before training."""
         for name, items in (("y", y), ("x", x)):
-            mean, size = unit_of(items)
+            mean, size = bridge_networks.unit_of(items)
             self.get_buffer(f"{name}_mean").fill_(mean)
             self.get_buffer(f"{name}_scale").fill_(1 / size)
+        if x.dtype.kind == "b":
+            share = x.mean().clip(1e-4, 1 - 1e-4)
+            self.w_occupied.fill_(((1 - share) / share) ** 0.5)
 
     def scale_y(self, y):
         if tuple(y.shape[1:]) != self.y_shape:
@@ -406,8 +402,7 @@ class Bridge(nn.Module):
 
         # L_bridge never reaches E_x. It would be lowered by a z_0 that is easy to guess, and the
         # easiest is one and the same for all x. So z_0 is detached: here it is given, like data.
-        # In its own turn E_x does learn through the denoiser, from L_pred alone. No collapse: D_x
-        # could not draw x from a z_0 that is the same for all.
+        # In its own turn E_x does learn through net, from L_pred: D_x needs a z_0 that tells x.
         pred = turn != "apart" and not (self.rec or self.data_space)
         if pred or turn in ("bridge", "both"):
             given = z_0 if turn == "modality" else z_0.detach()
@@ -437,14 +432,25 @@ class Bridge(nn.Module):
 
     def pred_loss(self, z0_hat, x):
         """mean |D_x(z0_hat) - x|^2: the whole chain, from y to x, against the truth."""
-        return (self.D_x(z0_hat) - self.scale_x(x)).square().mean()  # LD L_pred*
+        return self.distance(self.D_x(z0_hat), self.scale_x(x))  # LD L_pred*
 
     def rec_loss(self, z_0, z_T, y, x):
         """mean |D_x(E_x(x)) - x|^2, and with rec the same for y: autoencoders without a bridge."""
-        L = (self.D_x(z_0) - self.scale_x(x)).square().mean()
+        L = self.distance(self.D_x(z_0), self.scale_x(x))
         if self.rec:
             L = L + (self.D_y(z_T) - self.scale_y(y)).square().mean()
         return L
+
+    def distance(self, x_hat, x):
+        """mean |x_hat - x|^2; of voxels with the weight w = sqrt(empty / occupied) where x is 1.
+
+        3 % of a room are occupied: to say "empty" everywhere is nearly right, and hard to unlearn.
+        With w = 5.7, a chance of 1 / (1 + w) = 0.15 is enough to be called occupied."""
+        error = (x_hat - x).square()
+        if not self.volume:
+            return error.mean()
+        w = torch.where(x > 0, self.w_occupied, 1.0)
+        return (w * error).sum() / w.sum()
 
     # -- inference
 
@@ -504,7 +510,7 @@ def demo(draws=20_000):
                 z_0 = dbim(denoise, z_T, kernel, time_grid(S, kernel.T, times), eta)
                 row += f"{z_0.mean():12.3f} +- {z_0.std():.3f}"
             print(row)
-        # Churn 0 is LD's release: a std of 0 means that a source has one answer, their mean.
+        # Churn 0 is LD's release: a std of 0 means that a source has one answer.
         for steps, churn, nfe in ((4, 0.33, 11), (40, 0.33, 119), (40, 0.0, 79)):
             z_0 = heun(denoise, z_T, kernel, steps, churn)
             print(f"Heun, churn {churn}, NFE {nfe:<3} {z_0.mean():12.3f} +- {z_0.std():.3f}")

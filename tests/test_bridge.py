@@ -995,6 +995,25 @@ def test_in_turn_both_the_denoiser_gets_z_0_like_data():
         close(p.grad, grad, rtol=1e-4, atol=1e-6)
 
 
+def test_occupied_voxels_weigh_more():
+    """Otherwise rooms stay empty: 3 % of the voxels are occupied, and "empty" is nearly right."""
+    x = torch.zeros(6, 5, 4, 3, dtype=torch.bool)
+    x[:, 0, :2] = True  # 6 of 60 voxels: w = sqrt(54 / 6) = 3
+    bridge = tiny(x=(5, 4, 3))
+    bridge.fit(np.zeros((2, 11)), x.numpy())
+    x_s, x_hat = bridge.scale_x(x), torch.randn(6, 5, 4, 3)
+    on, off = ((x_hat - x_s)[mask].square().sum() for mask in (x, ~x))
+    close(bridge.distance(x_hat, x_s), (3 * on + off) / (3 * 36 + 324))
+    z = torch.randn(6, N, D)
+    close(bridge.pred_loss(z, x), bridge.distance(bridge.D_x(z), x_s))
+    close(bridge.rec_loss(z, None, None, x), bridge.distance(bridge.D_x(z), x_s))
+    # Volumes of floats have no empty voxels, and pictures no voxels: a plain mean.
+    other = tiny(x=(5, 4, 3))
+    other.fit(np.zeros((2, 11)), x_hat.numpy())
+    for plain in (other, tiny()):
+        close(plain.distance(x_hat, x_s), (x_hat - x_s).square().mean())
+
+
 def test_draw_noise():
     """Otherwise t leaves (0, T], is not uniform, T has another share, or seeds do not repeat."""
     draw = lambda T: lb.draw_bridge_noise(60_000, 2, 3, T, 0.2, torch.Generator().manual_seed(4))
