@@ -247,9 +247,9 @@ def seen(item, dataset, angle):
 
 def bridge_figure(source, images, samples):
     """(figure, what is drawn in place of `images`): a line a pair, the source at its left."""
-    # Several views need a wide column, as in draw_columns.
+    # Several views need a wide column; but the samples are what is looked at.
     height, width = item_image(source[0]).shape[:2]
-    wide = width / height if kind_of(source.shape[1:]) == "views" else 1
+    wide = min(2, width / height) if kind_of(source.shape[1:]) == "views" else 1
     fig, axes = picture_grid(len(source), [wide] + [1] * (samples + 1))
     names = ["source", *[f"sample {n + 1}" for n in range(samples)], "truth"]
     drawn = []

@@ -27,6 +27,7 @@ BRIDGE, NETWORKS = "latent_bridge.py", "bridge_networks.py"
 ORACLES, TURNS = "test_bridge.py", "test_train_bridge.py"
 WIRING = "test_wiring.py"
 SOUND = "test_sounds.py"
+WALK = "test_walkthrough.py"
 OVER, HEART = "overfit.py", "test_overfit.py"
 FETCHING = "test_fetch.py"
 LATENT_FILES, OWN_VECTORS = "data_latents.py", "test_own_vectors.py"
@@ -191,7 +192,7 @@ MUTANTS = [
     ("graded: answers of the first chunk", "metrics.py", "for n, s in enumerate(similarity, start):", "for n, s in enumerate(similarity):", "test_evaluate.py"),
     ("class: a loop is waited for", "tests/submissions.py", "now - first > seconds + GRACE + MORE", "now - first > 99", "test_scoreboard.py"),
     ("class: children live on", "tests/submissions.py", "os.killpg(process.pid, signal.SIGKILL)", "os.kill(process.pid, signal.SIGKILL)", "test_scoreboard.py"),
-    ("class: no result is an answer", "tests/submissions.py", "result = {\"why\": why, ", "result = {\"why\": \"\", ", "test_scoreboard.py"),
+    ("class: no result is an answer", "tests/submissions.py", "found[-1] if found else why", "found[-1] if found else ''", "test_scoreboard.py"),
     ("class: baselines may be opened", "tests/submissions.py", 'self.refuse(f"opens the reference', 'self.tell(f"opens the reference', "test_scoreboard.py"),
     ("class: files may be written", "tests/submissions.py", 'self.refuse(f"changes {path}")', 'self.tell(f"changes {path}")', "test_scoreboard.py"),
     ("class: files may be removed", "tests/submissions.py", '("open", *self.REMOVED)', '("open",)', "test_scoreboard.py"),
@@ -475,6 +476,23 @@ MUTANTS = [
     ("sets are not looked for", "data.py", "    root = data_folder(name, root, options)\n", "", FETCHING),
     ("the run forgets its folder", "arguments.py", "args.data_dir = data_folder(args.dataset, args.data_dir, vars(args))", "data_folder(args.dataset, args.data_dir, vars(args))", FETCHING),
     ("fetched without being asked", "data.py", "        raise no_folder(name, root)\n", "        from fetch import fetch\n\n        fetch(name, None, True)\n", FETCHING),
+    ("walkthrough: a markdown cell keeps its signs", "make_walkthrough.py", 'line.removeprefix("#").removeprefix(" ")', 'line.removeprefix("#")', WALK),
+    ("walkthrough: words of one character stay", "make_walkthrough.py", "np.flatnonzero(n > RARE + 0.5)", "np.flatnonzero(n > 0.5)", WALK),
+    ("walkthrough: columns of W of other words", "make_walkthrough.py", 'fitted["W"][:, kept]', 'fitted["W"][:, : len(kept)]', WALK),
+    ("walkthrough: a guess without its prior", "walkthrough.py", "torch.softmax(log_weight - distance", "torch.softmax(-distance", WALK),
+    ("walkthrough: the bridge's state not without z_T", "walkthrough.py", "guess(z_t - a * z_T, b * x", "guess(z_t, b * x", WALK),
+    ("walkthrough: text changed, notebook not", "walkthrough.py", "# ## 3. DDIM, step by step", "# ## 3. DDIM", WALK),
+    ("movies: a volume turns the other way", "movies.py", "np.rint(-np.sin(phi) * i", "np.rint(np.sin(phi) * i", WALK),
+    ("movies: what is outside comes in", "movies.py", "return found & inside", "return found", WALK),
+    ("movies: rooms upside down", "movies.py", "x.permute(2, 0, 1).flip(0)", "x.permute(2, 0, 1)", WALK),
+    ("movies: of any size", "movies.py", "while os.path.getsize(temporary) > MOST_BYTES", "while False", WALK),
+    ("movies: the end does not stay", "movies.py", "[int(1000 * HOLD)]", "[int(1000 * seconds)]", WALK),
+    ("movies: all images are the first", "movies.py", "place.set_data(np.asarray(image))", "place.set_data(np.asarray(now[0]))", WALK),
+    ("movies: raw units forgotten", "movies.py", "net.centre(c)) / net.z_scale for state", "net.centre(c)) for state", WALK),
+    ("movies: the last state is missing", "movies.py", "    states.append(dbim(", "    (dbim(", WALK),
+    ("movies: volumes do not turn", "movies.py", 'if kind_of(bridge.x_shape) == "volume":', 'if kind_of(bridge.x_shape) == "image":', WALK),
+    ("figures: small letters", "pictures.py", '"axes.titlesize": 10', '"axes.titlesize": 7', WALK),
+    ("figures: wider than a page", "pictures.py", "min(1.0, (PAGE - left) / sum(widths))", "1.0", WALK),
 ]  # fmt: skip
 
 
