@@ -322,6 +322,17 @@ def kind_of(shape):
     raise ValueError(f"items of shape {shape}: expected (n), (C, H, W), (D, H, W), (V, C, H, W)")
 
 
+def unit_of(items):
+    """(mean, size): (item - mean) / size is centred and of unit size; items is a numpy array."""
+    # Pictures are known to be 0 to 255, voxels False or True: both go to -1 ... 1.
+    if items.dtype.kind == "u":
+        return 127.5, 127.5
+    if items.dtype.kind == "b":
+        return 0.5, 0.5
+    # Embeddings and the like may have any scale: it is measured, one number for all coordinates.
+    return items.mean(dtype="f8"), max(items.std(dtype="f8"), 1e-12)
+
+
 def as_image(x, shape):
     """(B, *shape) -> (B, C, H, W), so that convolutions of pictures serve all kinds.
 

@@ -41,6 +41,7 @@ import torch
 import torch.nn.functional as fn
 from torch import nn
 
+import bridge_networks
 from bridge_networks import ModalityDecoder, ModalityEncoder, make_denoiser, make_patches
 
 # --------------------------------------------------------------------------------------------------
@@ -243,17 +244,6 @@ def info_nce(z_0, z_T, tau):
     return (one + other) / 2  # LD L_infoNCE*
 
 
-def unit_of(items):
-    """(mean, size): (item - mean) / size is centred and of unit size; items is a numpy array."""
-    # Pictures are known to be 0 to 255, voxels False or True: both go to -1 ... 1.
-    if items.dtype.kind == "u":
-        return 127.5, 127.5
-    if items.dtype.kind == "b":
-        return 0.5, 0.5
-    # Embeddings and the like may have any scale: it is measured, one number for all coordinates.
-    return items.mean(dtype="f8"), max(items.std(dtype="f8"), 1e-12)
-
-
 class Bridge(nn.Module):
     """E_y, the denoiser `net` and D_x, with E_x for training: y (B, *y_shape) -> x (B, *x_shape).
 
@@ -290,15 +280,21 @@ class Bridge(nn.Module):
         for side in ("y", "x"):
             self.register_buffer(f"{side}_mean", torch.zeros(()))
             self.register_buffer(f"{side}_scale", torch.ones(()))
+        self.volume = bridge_networks.kind_of(self.x_shape) == "volume"
+        if self.volume:  # see `distance`
+            self.register_buffer("w_occupied", torch.ones(()))
 
     # -- units: raw items -> scaled items -> latents
 
     def fit(self, y, x):
         """Measure the units on some raw items, numpy arrays (n, *shape), before training."""
         for name, items in (("y", y), ("x", x)):
-            mean, size = unit_of(items)
+            mean, size = bridge_networks.unit_of(items)
             self.get_buffer(f"{name}_mean").fill_(mean)
             self.get_buffer(f"{name}_scale").fill_(1 / size)
+        if x.dtype.kind == "b":
+            share = x.mean().clip(1e-4, 1 - 1e-4)
+            self.w_occupied.fill_(((1 - share) / share) ** 0.5)
 
     def scale_y(self, y):
         if tuple(y.shape[1:]) != self.y_shape:
@@ -384,15 +380,15 @@ class Bridge(nn.Module):
     def loss(self, y, x, noise, turn="both", w_pred=1.0, w_nce=1.0, gather=None):
         """(what is minimised, L_bridge, L_pred, L_infoNCE) of raw items; 0 for what is not there.
 
-        L = L_bridge + w_pred L_pred + w_nce L_infoNCE. In each turn one side lowers its part of L
-        and the other is frozen. What is frozen may lie between the loss and what moves: then
-        gradients pass through it, e.g. through D_x to net, or through net to E_x and E_y.
+        L = L_bridge + w_pred L_pred + w_nce L_infoNCE. What moves in a turn lowers its part of L;
+        all else is frozen. What is frozen may lie between the loss and what moves: then gradients
+        pass through it, e.g. through D_x to net, or through net to E_x and E_y.
 
-            turn        what moves       L_bridge   L_pred                     L_infoNCE
-            "bridge"    net              yes        yes                        no: net has no part
-            "modality"  E_x, E_y, D_x    no         yes, through frozen net    yes
-            "both"      all of them      yes        yes                        yes
-            "apart"     E_x, E_y, D_x    no         L_rec: net is not used     yes
+            turn        what moves       L_bridge   L_pred                      L_infoNCE
+            "bridge"    net              yes        yes                         no: net has no part
+            "modality"  E_x, E_y, D_x    no         yes, through frozen net     yes
+            "both"      all of them      yes        yes, and L_rec for E_x      yes
+            "apart"     E_x, E_y, D_x    no         L_rec: net is not used      yes
 
         With rec, L_rec replaces L_pred, except in the bridge's turn: there is none in it, as net
         has no part in L_rec. In data space there is nothing to decode: L_bridge is all.
@@ -406,18 +402,22 @@ class Bridge(nn.Module):
 
         # L_bridge never reaches E_x. It would be lowered by a z_0 that is easy to guess, and the
         # easiest is one and the same for all x. So z_0 is detached: here it is given, like data.
+        # In its own turn E_x does learn through net, from L_pred: D_x needs a z_0 that tells x.
+        pred = turn != "apart" and not (self.rec or self.data_space)
+        if pred or turn in ("bridge", "both"):
+            given = z_0 if turn == "modality" else z_0.detach()
+            z0_hat = self.estimate(given, z_T, noise)
         if turn in ("bridge", "both"):
-            z0_hat = self.estimate(z_0.detach(), z_T, noise)
             L_bridge = self.bridge_loss(z0_hat, z_0.detach(), noise)
 
-        # L_pred or L_rec does reach it. If E_x may move, z_t is made once more, of a z_0 with its
-        # gradient. No collapse: D_x could not draw x from a z_0 that is the same for all.
-        if turn == "apart" or (self.rec and turn != "bridge"):
-            L_pred = self.rec_loss(z_0, z_T, y, x)
-        elif not (self.rec or self.data_space):
-            if turn != "bridge":
-                z0_hat = self.estimate(z_0, z_T, noise)
+        # Where all moves, one z0_hat serves both losses: it is half of the work of a step. E_x is
+        # cut off from it, so L_rec, of every second row, says what z_0 has to tell.
+        if pred:
             L_pred = self.pred_loss(z0_hat, x)
+            if turn == "both":
+                L_pred = L_pred + self.rec_loss(z_0[::2], z_T[::2], y[::2], x[::2])
+        elif turn == "apart" or (self.rec and turn != "bridge"):
+            L_pred = self.rec_loss(z_0, z_T, y, x)
 
         if w_nce and turn != "bridge":
             L_nce = info_nce(*everyone, self.tau)
@@ -432,14 +432,25 @@ class Bridge(nn.Module):
 
     def pred_loss(self, z0_hat, x):
         """mean |D_x(z0_hat) - x|^2: the whole chain, from y to x, against the truth."""
-        return (self.D_x(z0_hat) - self.scale_x(x)).square().mean()  # LD L_pred*
+        return self.distance(self.D_x(z0_hat), self.scale_x(x))  # LD L_pred*
 
     def rec_loss(self, z_0, z_T, y, x):
         """mean |D_x(E_x(x)) - x|^2, and with rec the same for y: autoencoders without a bridge."""
-        L = (self.D_x(z_0) - self.scale_x(x)).square().mean()
+        L = self.distance(self.D_x(z_0), self.scale_x(x))
         if self.rec:
             L = L + (self.D_y(z_T) - self.scale_y(y)).square().mean()
         return L
+
+    def distance(self, x_hat, x):
+        """mean |x_hat - x|^2; of voxels with the weight w = sqrt(empty / occupied) where x is 1.
+
+        3 % of a room are occupied: to say "empty" everywhere is nearly right, and hard to unlearn.
+        With w = 5.7, a chance of 1 / (1 + w) = 0.15 is enough to be called occupied."""
+        error = (x_hat - x).square()
+        if not self.volume:
+            return error.mean()
+        w = torch.where(x > 0, self.w_occupied, 1.0)
+        return (w * error).sum() / w.sum()
 
     # -- inference
 
@@ -499,7 +510,7 @@ def demo(draws=20_000):
                 z_0 = dbim(denoise, z_T, kernel, time_grid(S, kernel.T, times), eta)
                 row += f"{z_0.mean():12.3f} +- {z_0.std():.3f}"
             print(row)
-        # Churn 0 is LD's release: a std of 0 means that a source has one answer, their mean.
+        # Churn 0 is LD's release: a std of 0 means that a source has one answer.
         for steps, churn, nfe in ((4, 0.33, 11), (40, 0.33, 119), (40, 0.0, 79)):
             z_0 = heun(denoise, z_T, kernel, steps, churn)
             print(f"Heun, churn {churn}, NFE {nfe:<3} {z_0.mean():12.3f} +- {z_0.std():.3f}")

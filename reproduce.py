@@ -20,6 +20,7 @@ from checkpoints import read_run
 from errors import RunError, run_script
 from scores import at_work
 from tables import (
+    bridge_seeds,
     captioning,
     choices,
     encoder_pairs,
@@ -95,6 +96,7 @@ LD_ENTRIES = [
     Entry("Ablation", "the losses",               25, "reproduce.py lddbm-losses"),
     Entry("Ablation", "the training procedure",   20, "reproduce.py lddbm-training"),
     Entry("-",        "quality over evaluations",  8, f"evaluate_bridge.py {SR} --task trade-off"),
+    Entry("-",        "ours, Basic: three seeds", 30, "reproduce.py bridge-seeds --on glyph-sr"),
 ]
 THEORY_ENTRIES = [
     Entry("Lemma 1",  "is c M the projection?",  0.2, "theory/lemma1.py"),
@@ -128,6 +130,7 @@ def print_contents():
 
 
 SCRIPTS = {
+    "bridge-seeds": bridge_seeds.main,
     "captioning": captioning.main,
     "text-to-image": text_to_image.main,
     "encoder-pairs": encoder_pairs.main,

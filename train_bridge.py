@@ -10,7 +10,9 @@ train_bridge.py: trains LD's bridge from a source y to a target x, two arrays of
 What is different from train.py: nothing is frozen. The encoders E_x, E_y and the decoder D_x
 learn together with the denoiser, and the two sides pull at each other: the denoiser wants latents
 that are easy to predict, the decoder wants latents that tell everything. LD lets them take turns,
-each against the other held still. In the order of this file:
+each against the other held still: `--procedure iterative`. Ours, on the glyphs, all learn at every
+step, and the denoiser is given z_0 like data: in the same time that is better (RESULTS.md). In the
+order of this file:
 
     FLAGS           every number of the method, with its default
     BridgeLearner   the bridge, its moving average, an optimiser for each side
@@ -53,9 +55,9 @@ LOSSES = ("L_bridge", "L_pred", "L_infoNCE")
 # fmt: off
 FLAGS = [
     #    name                    full glyphs quick limits        what it is
-    Flag("steps",            200_000,  4000,  600, (1, 1e9),     "training steps, of both sides",
-         sets={"glyph-solids": 6000, "glyph-rooms": 3000, "glyph-names": 1000,
-               "glyph-faces": 2000, "glyph-sounds": 2000, "glyph-sights": 3000}),
+    Flag("steps",            200_000,  2000,  400, (1, 1e9),     "training steps",
+         sets={"glyph-solids": 3000, "glyph-rooms": 2000, "glyph-names": 700,
+               "glyph-faces": 1400, "glyph-sounds": 1400, "glyph-sights": 2000}),
     Flag("batch",                 64,  None, None, (1, 1e6),     "pairs a step, over all processes",
          sets={"glyph-solids": 32, "glyph-rooms": 32}),
     Flag("lr",                  1e-4,  4e-3, None, (1e-8, 10),   "learning rate of the denoiser"),
@@ -64,10 +66,9 @@ FLAGS = [
     Flag("weight_decay",        1e-2,  None, None, (0, 10),      "AdamW's weight decay"),
     Flag("clip",                 1.0,  None, None, (1e-6, 1e9),  "limit of the gradient's norm"),
     Flag("ema",               0.9999, 0.995, 0.98, (0, 0.99999), "decay of the averaged weights"),
-    Flag("procedure",    "iterative",  None, None, None,         "how the two sides are trained",
+    Flag("procedure",    "iterative", "end-to-end", None, None,  "how the two sides are trained",
          choices=("iterative", "end-to-end", "two-step")),
-    Flag("ratio",                  1,     2, None, (1, 1000),    "bridge turns to one other",
-         sets={"glyph-solids": 1, "glyph-rooms": 1}),
+    Flag("ratio",                  1,  None, None, (1, 1000),    "bridge turns to one other"),
     Flag("loss",              "pred",  None, None, None,         "L_pred, or L_rec",
          choices=("pred", "rec")),
     Flag("w_pred",               3.0,  None, None, (0, 1e6),     "weight of L_pred, L_rec; LD 1"),
@@ -173,7 +174,7 @@ def draw_batch(learner, step, mine=slice(None)):
 
 
 def turn_of(step, args):
-    """Whose turn it is at a step.
+    """Whose turn it is at a step, of the four that Bridge.loss knows.
 
     "bridge"    the denoiser learns, E_x, E_y, D_x are frozen
     "modality"  E_x, E_y, D_x learn, through the frozen denoiser

@@ -393,7 +393,7 @@ def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
     ours = [a.out for a in asked if (a.loss, a.w_nce > 0) == ("pred", True)]
     asked.clear()
     reproduce.main("lddbm-training --seeds 2 --nfe 1 --limit 4".split())
-    assert {a.out for a in asked if a.procedure == "iterative"} == set(ours)  # trained once
+    assert {a.out for a in asked if a.procedure == "end-to-end"} == set(ours)  # trained once
     steps = {(a.dataset, a.procedure): a.steps for a in asked}
     assert all(steps[d, "end-to-end"] * 2 == steps[d, "iterative"] for d in sets)
 

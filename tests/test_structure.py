@@ -52,7 +52,7 @@ FLOORS = [  # a file may import from lower floors, and from earlier ones of its 
     ["walkthrough", "make_walkthrough"],
     ["tables.captioning", "tables.text_to_image", "tables.encoder_pairs", "tables.small_clip"],
     ["tables.released", "tables.training_seeds", "tables.choices"],
-    ["tables.lddbm"],
+    ["tables.lddbm", "tables.bridge_seeds"],
     ["reproduce"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]

@@ -182,7 +182,7 @@ def test_turns():
     turns = lambda more: [
         train_bridge.turn_of(s, train_bridge.parse(f"--steps 9 {more}".split())) for s in range(9)
     ]
-    assert turns("--ratio 1") == (["modality", "bridge"] * 5)[:9]
+    assert turns("--procedure iterative --ratio 1") == (["modality", "bridge"] * 5)[:9]
     assert turns("--ratio 2") == ["modality", "bridge", "bridge"] * 3
     assert turns("--procedure end-to-end") == ["both"] * 9
     assert turns("--procedure two-step") == ["apart"] * 4 + ["bridge"] * 5
