@@ -71,8 +71,8 @@ def draw_against_gamma(ax):
         ax.plot(break_even(C1, C1, q, 0.0), C1, f"C{i}x")
     ax.axhline(C1, color="0.7", lw=0.8)
     ax.axvline(1, color="0.4", ls=":")
-    ax.set(xlabel="gamma (dotted: the paper's 1)", ylabel="cos(z, z_hat), s = 0.7033")
-    ax.set_title("dot: gamma*, cross: break-even")
+    ax.set(xlabel="gamma (dotted: MT's 1)", ylabel="cos(z, z_hat), s = 0.7033")
+    ax.set_title("dot: gamma*, x: break-even")
     report.legend(ax)
 
 
@@ -105,7 +105,7 @@ def draw_guidance(ax):
         ax.plot(omega, limit, f"C{i}", label=f"{share:g}")
         ax.plot(OMEGAS, [guided(share, w) for w in OMEGAS], f"C{i}o", ms=4)
     ax.axvline(5, color="0.4", ls=":")
-    ax.set(xlabel="omega (dotted: the paper's 5)", ylabel="cos(z, F)", ylim=(0.58, 0.85))
+    ax.set(xlabel="omega (dotted: MT's 5)", ylabel="cos(z, F)", ylim=(0.58, 0.85))
     ax.set_title("guidance; dots: 50 steps")
     report.legend(ax, title="share of common mean")
 

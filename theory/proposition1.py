@@ -83,7 +83,7 @@ def draw_paper_setting(ax):
     label = "gamma = 0,\nand the paper's 0.84"
     ax.plot([0.3, S**0.5, S**0.5], [1, 1, 1e-30], "C2", label=label)
     ax.set(ylim=(1e-13, 5), xlabel="alpha", ylabel="P(cos >= alpha)")
-    ax.set_title("h2 = 512, gamma = 1, s = 0.70")
+    ax.set_title("h2 = 512, gamma = 1")
 
 
 def draw_inner_products(ax):
@@ -108,7 +108,7 @@ def draw_better_mean(ax):
     ax.plot(alpha, frequency(x, alpha), "k", label="this F, 1,000 pairs")
     ax.plot(alpha, guarantee(x, alpha), "C1--", label="DKW, 95 %")
     ax.set(ylim=(-0.03, 1.5), xlabel="alpha", ylabel="P(cos >= alpha)")
-    ax.set_title("gamma = 0.3, rho = 0.9 or -0.2")
+    ax.set_title("rho = 0.9 or -0.2")
 
 
 def figure():

@@ -219,7 +219,7 @@ def legend(ax, **how):
 def save(fig, folder, name):
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"theory-{name}.png")
-    fig.savefig(path, dpi=150)
+    fig.savefig(path, dpi=150, bbox_inches="tight")
     print(f"\nfigure: {path}")
 
 

@@ -63,8 +63,7 @@ def draw_eq3(ax):
     ax.axhline(1, color="k", linewidth=0.8)
     ax.set(xlabel="steps S", ylabel="variance / true variance", ylim=(1e-7, 1e6))
     ax.set_title("MT Eq. 3: a sample has 1")
-    # The legend is above the curves, in two columns.
-    report.legend(ax, ncols=2)
+    report.legend(ax)
 
 
 def draw_kernel(ax):
@@ -77,7 +76,7 @@ def draw_kernel(ax):
     for dots, color in ((means, "C0o"), (stds, "C1o")):
         ax.plot(times[::25], dots[::25], color, markersize=3, label="simulated")
     ax.set(xlabel="t", ylabel="z_t, given z_0 = -0.7 and z_T = 1.3")
-    ax.set_title("bridge: a conditioned diffusion")
+    ax.set_title("a bridge's kernel")
     report.legend(ax)
 
 
@@ -97,7 +96,7 @@ def draw_spread(ax):
         ax.semilogx(nfe, ratio, name[:4], markersize=3, label=name[4:])
     ax.axhline(1, color="k", linewidth=0.8)
     ax.set(xlabel="network evaluations", ylabel="std / true std", ylim=(-0.1, 2))
-    ax.set_title("bridge: samples from one z_T")
+    ax.set_title("samples from one z_T")
     report.legend(ax)
 
 
