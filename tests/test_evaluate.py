@@ -906,10 +906,11 @@ def test_green_frames_are_the_right_images(glyph_run):
     captions = list(split.captions)
     lines = lines_of(glyph_run[1]["retrieval"])
     methods = ["ours", "ours, both ways", "ridge", "identity"]
-    assert [ax.get_title("left") for ax in lines[0][1][::5]] == methods
+    titles = [ax.get_title("left").replace("\n", " ") for ax in lines[0][1][::3]]
+    assert titles == methods
     for caption, axes in lines:
         truth = split.images.pixels[captions.index(caption)]
-        assert len(axes) == 4 * 5
+        assert len(axes) == 4 * 3
         for ax in axes:
             same = np.array_equal(ax.images[0].get_array(), truth)
             framed = ax.spines["left"].get_edgecolor() == green
@@ -924,7 +925,7 @@ def test_drawn_captions_stand_beside_their_images(glyph_run):
     captions = list(split.captions)
     for name in ("text-to-image", "text-to-image-bare"):
         lines = lines_of(glyph_run[1][name])
-        titles = [ax.get_title() for ax in lines[0][1]]
+        titles = [ax.get_title().replace("\n", " ") for ax in lines[0][1]]
         assert titles[:4] == ["true", "true, decoded", "ridge", "ours, z_hat"]
         assert len(lines) == 8
         for caption, axes in lines:
@@ -932,7 +933,7 @@ def test_drawn_captions_stand_beside_their_images(glyph_run):
             images = split.pairs[split.pairs[:, 1] == j, 0]
             shown = axes[0].images[0].get_array()
             assert any(np.array_equal(shown, split.images.pixels[i]) for i in images)
-            samples = [np.array(ax.images[0].get_array()) for ax in axes[-5:]]
+            samples = [np.array(ax.images[0].get_array()) for ax in axes[-4:]]
             assert all(x.shape == (32, 32) and x.dtype == np.uint8 for x in samples)
             assert not np.array_equal(samples[0], samples[1])
 

@@ -98,7 +98,12 @@ def make_learners(args):
 
 
 @pytest.mark.parametrize(
-    "more", ["", "--procedure two-step --cosine", "--dataset latents --ratio 2 --amp fp16"]
+    "more",
+    [
+        "",
+        "--procedure two-step --cosine",
+        "--dataset latents --procedure iterative --ratio 2 --amp fp16",
+    ],
 )
 def test_killed_run_resumes_bit_for_bit(flags, tmp_path, monkeypatch, more):
     """Otherwise weights, average, moments, an optimiser or the turn hang on more than the step."""
@@ -183,7 +188,7 @@ def test_turns():
         train_bridge.turn_of(s, train_bridge.parse(f"--steps 9 {more}".split())) for s in range(9)
     ]
     assert turns("--procedure iterative --ratio 1") == (["modality", "bridge"] * 5)[:9]
-    assert turns("--ratio 2") == ["modality", "bridge", "bridge"] * 3
+    assert turns("--procedure iterative --ratio 2") == ["modality", "bridge", "bridge"] * 3
     assert turns("--procedure end-to-end") == ["both"] * 9
     assert turns("--procedure two-step") == ["apart"] * 4 + ["bridge"] * 5
     for procedure in ("iterative", "end-to-end", "two-step"):

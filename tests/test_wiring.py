@@ -226,7 +226,8 @@ def story(flags):
             story.phase = tasks
             evaluate.main([out, "--seeds", "2", "--task", *tasks.split()])
         latents = flags(BRIDGE, "latents")
-        items = f"--dataset glyph-edges --out {out}-images --device cpu {BRIDGE}".split()
+        items = f"--dataset glyph-edges --out {out}-images --device cpu {BRIDGE}"
+        items = f"{items} --procedure iterative".split()
         for name, argv in (("latents", latents), ("images", items)):
             story.phase = f"train {name}"
             run = train_bridge.parse(argv)
