@@ -10,11 +10,12 @@ Explain  Let z be c W + d or c W - d, as a coin falls: two right answers to ever
          on your set, and the mean of many (G6)?
 Hint     If x is uniform on [-1, 1], what is the covariance of x and x^2, and of x and x y? Such a
          term is lost on every line; beside it you need a term that is not
-See it   in the folder of your mine.py, with PYTHONPATH=. before both lines
-         python -c "import mine, numpy as np; c, z = mine.draw_pairs(4000, 0);
+See it   with your answer as mine.py in the repository's folder:
+         python -c "import mine, numpy as np; c, z = mine.draw_pairs(4000, 0); \
              np.save('c.npy', c); np.save('z.npy', z)"
-         python train.py --dataset latents --image-latents z.npy --text-latents c.npy
-             --out runs/mine          text->image: ours beside ridge, and beside your promise
+         python train.py --dataset latents --text-latents c.npy --image-latents z.npy \
+             --out runs/mine
+         text->image is c to z: how far is ours above ridge, and is R@1 worth looking at here?
 """
 
 import torch

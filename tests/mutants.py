@@ -208,6 +208,7 @@ MUTANTS = [
     ("class: a file that has nothing is run", "tests/scoreboard.py", "return bool(found & {*names, \"*\"})", "return True", "test_scoreboard.py"),
     ("graded: the reference answers for you", "tests/conftest.py", "            forbid(old, short, monkeypatch)\n", "", "test_scoreboard.py"),
     ("ridge loses: by its penalty", "tests/test_ridge_loses.py", "if squares > ridge + 0.02:", "if False:", "test_ridge_loses.py"),
+    ("ridge loses: lambda by the cosine", "tests/test_ridge_loses.py", "W, b = max(maps, key=lambda one: share(c_val.double() @ one[0] + one[1], z_val))", "W, b = closed_form.ridge(found, closed_form.best_ridge(found, c_val, z_val))", "test_ridge_loses.py"),
     ("ridge loses: on other distributions", "tests/test_ridge_loses.py", "off.abs().max() > 6 or", "False and", "test_ridge_loses.py"),
     ("ridge loses: by a few rows", "tests/test_ridge_loses.py", "        if far > 6:", "        if far > 60:", "test_ridge_loses.py"),
     ("ridge loses: to anything", "tests/test_ridge_loses.py", "if best < ridge + 0.2:", "if best < ridge - 2:", "test_ridge_loses.py"),
