@@ -8,7 +8,7 @@ tables/lddbm.py: the ablations and the speed row of LD's poster; and Basic, besi
 
 An ablation asks what each part of a method is worth: it changes one thing at a time, and trains
 every variant from nothing with the same data, the same seeds and the same number of updates. Ours
-are small on purpose, 600 steps of a network for laptops, so that a table takes minutes. What can be
+are small on purpose, 400 steps of a network for laptops, so that a table takes minutes. What can be
 compared with the poster is therefore not the numbers but the order: which variant is better? Each
 table ends with the pairs of variants that stand the other way round here.
 
@@ -82,9 +82,9 @@ ABLATIONS = {
 # fmt: on
 SPEED = "poster, edges2handbags: latent FID 4.17 in 7.8 s, data space (DDBM) 2.93 in 16.9 s"
 
-# Training steps by data set: 10 to 15 minutes a table on two cores. The average of the weights is
-# over the last 1 / (1 - 0.97) = 33 steps, about a tenth of the run.
-STEPS = {"glyph-sr": 600, "glyph-solids": 600}
+# Training steps by data set: up to an hour a table on two cores. The average of the weights is
+# over the last 1 / (1 - 0.97) = 33 steps, a twelfth of the run.
+STEPS = {"glyph-sr": 400, "glyph-solids": 400}
 EMA = 0.97
 
 
