@@ -92,9 +92,9 @@ LD_ENTRIES = [
     Entry("Fig. 1",   "samples beside baselines",  1, f"evaluate_bridge.py {SR} --task samples"),
     Entry("-",        "samples on their way",      1, f"evaluate_bridge.py {SR} --task movie"),
     Entry("Fig. 1",   "t-SNE of both modalities",  1, f"evaluate_bridge.py {SR} --task tsne"),
-    Entry("Ablation", "the denoiser's design",    30, "reproduce.py lddbm-design"),
-    Entry("Ablation", "the losses",               25, "reproduce.py lddbm-losses"),
-    Entry("Ablation", "the training procedure",   20, "reproduce.py lddbm-training"),
+    Entry("Ablation", "the denoiser's design",    60, "reproduce.py lddbm-design"),
+    Entry("Ablation", "the losses",               50, "reproduce.py lddbm-losses"),
+    Entry("Ablation", "the training procedure",   40, "reproduce.py lddbm-training"),
     Entry("-",        "quality over evaluations",  8, f"evaluate_bridge.py {SR} --task trade-off"),
     Entry("-",        "ours, Basic: three seeds", 30, "reproduce.py bridge-seeds --on glyph-sr"),
 ]
