@@ -181,3 +181,9 @@ def test_planted_bugs_are_caught():
     line = [sys.executable, str(ROOT / "tests" / "mutants.py")]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_ci_finds_the_test_command():
+    """Otherwise .ci/run, which runs README's own command, ends before the first test."""
+    part = (ROOT / "README.md").read_text().split("\n## Run the tests\n")[1].split("\n## ")[0]
+    assert len([line for line in part.splitlines() if line.endswith("&& pytest")]) == 1
