@@ -993,6 +993,10 @@ def test_in_turn_both_the_denoiser_gets_z_0_like_data():
     bridge.rec_loss(*reversed(bridge.latents(y[::2], x[::2])), y[::2], x[::2]).backward()
     for p, grad in zip(bridge.E_x.parameters(), ours, strict=True):
         close(p.grad, grad, rtol=1e-4, atol=1e-6)
+    # In its own turn E_x does learn through the frozen denoiser, from L_pred.
+    bridge.zero_grad()
+    bridge.loss(y, x, noise, "modality", w_nce=0)[0].backward()
+    assert got(bridge) == {"E_x", "E_y", "D_x"}
 
 
 def test_occupied_voxels_weigh_more():
