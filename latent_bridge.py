@@ -292,7 +292,7 @@ class Bridge(nn.Module):
             mean, size = bridge_networks.unit_of(items)
             self.get_buffer(f"{name}_mean").fill_(mean)
             self.get_buffer(f"{name}_scale").fill_(1 / size)
-        if x.dtype.kind == "b":
+        if self.volume and x.dtype.kind == "b":
             share = x.mean().clip(1e-4, 1 - 1e-4)
             self.w_occupied.fill_(((1 - share) / share) ** 0.5)
 
@@ -456,18 +456,18 @@ class Bridge(nn.Module):
 
     @torch.no_grad()
     def sample(self, y, steps=10, sampler="dbim", eta=0.0, times="uniform", churn=0.33,
-               randn=torch.randn):  # fmt: skip
+               randn=torch.randn, states=None):  # fmt: skip
         """(scaled x_hat (B, *x_shape), NFE) from raw y.
 
         sampler "dbim" takes eta and times (see time_grid), "heun" takes churn. steps = 1 with dbim
-        is D_x of the estimate at t = T: nothing random, the regression to compare samples with."""
+        is D_x of the estimate at t = T: nothing random, the regression to compare samples with.
+        states, a list, is given every z_t on the way at which the network is evaluated."""
         z_T = self.normed(self.E_y(self.scale_y(y)))
         memory = self.net.remember(z_T)  # the same at every step
-        nfe = 0
+        states = [] if states is None else states
 
         def denoise(z_t, t):
-            nonlocal nfe
-            nfe += 1
+            states.append(z_t)
             t = torch.full((len(z_t),), t, dtype=torch.float64, device=z_t.device)
             return self.denoise(z_t, t, memory)
 
@@ -476,7 +476,7 @@ class Bridge(nn.Module):
         else:
             grid = time_grid(steps, self.kernel.T, times)
             z_0 = dbim(denoise, z_T, self.kernel, grid, eta, randn)
-        return self.D_x(z_0), nfe
+        return self.D_x(z_0), len(states)
 
     @torch.no_grad()
     def reconstruct(self, x):

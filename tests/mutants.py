@@ -93,6 +93,7 @@ MUTANTS = [
     ("no stop-gradient", BRIDGE, 'given = z_0 if turn == "modality" else z_0.detach()', "given = z_0", ORACLES),
     ("E_x learns nothing in its turn", BRIDGE, 'given = z_0 if turn == "modality" else z_0.detach()', "given = z_0.detach()", ORACLES),
     ("voxels alike", BRIDGE, "torch.where(x > 0, self.w_occupied, 1.0)", "torch.ones_like(x)", ORACLES),
+    ("pictures have voxels", BRIDGE, 'if self.volume and x.dtype.kind == "b"', 'if x.dtype.kind == "b"', ORACLES),
     ("weight not rooted", BRIDGE, "fill_(((1 - share) / share) ** 0.5)", "fill_((1 - share) / share)", ORACLES),
     ("L_rec of the whole batch", BRIDGE, "z_0[::2], z_T[::2], y[::2], x[::2]", "z_0, z_T, y, x", ORACLES),
     ("basic is trained half as long", "tables/lddbm.py", "twice = 2 if run", "twice = 1 if run", "test_bridge_seeds.py"),

@@ -1011,10 +1011,11 @@ def test_occupied_voxels_weigh_more():
     z = torch.randn(6, N, D)
     close(bridge.pred_loss(z, x), bridge.distance(bridge.D_x(z), x_s))
     close(bridge.rec_loss(z, None, None, x), bridge.distance(bridge.D_x(z), x_s))
-    # Volumes of floats have no empty voxels, and pictures no voxels: a plain mean.
-    other = tiny(x=(5, 4, 3))
+    # Volumes of floats have no empty voxels, and pictures, also black and white, no voxels: a mean.
+    other, picture = tiny(x=(5, 4, 3)), tiny()
     other.fit(np.zeros((2, 11)), x_hat.numpy())
-    for plain in (other, tiny()):
+    picture.fit(np.zeros((2, 11)), np.zeros((2, 1, 8, 8), bool))
+    for plain in (other, picture):
         close(plain.distance(x_hat, x_s), (x_hat - x_s).square().mean())
 
 
