@@ -28,7 +28,6 @@ from PIL import Image
 from bridge_networks import kind_of
 from bridge_scores import BridgeTestSet
 from ddim_translator import ddim_step
-from latent_bridge import dbim, time_grid
 from pictures import (
     NO_DECODER,
     depth_map,
@@ -165,18 +164,10 @@ def caption_movie(evaluation, lines=6, samples=5):
 def states_of(bridge, y, steps=STEPS, randn=torch.randn):
     """Scaled items on the way of one sample of raw y (B, *y_shape): [D_x(z_t), ...], steps + 1.
 
-    The loop is `dbim`'s own: whatever it asks the denoiser about is a state that it has reached."""
-    z_T = bridge.normed(bridge.E_y(bridge.scale_y(y)))
-    memory = bridge.net.remember(z_T)
+    Bridge.sample notes the states at which it asks the network; its answer is the last one."""
     states = []
-
-    def denoise(z_t, t):
-        states.append(z_t)
-        times = torch.full((len(z_t),), t, dtype=torch.float64, device=z_t.device)
-        return bridge.denoise(z_t, times, memory)
-
-    states.append(dbim(denoise, z_T, bridge.kernel, time_grid(steps, bridge.kernel.T), 0.0, randn))
-    return [bridge.D_x(state).cpu() for state in states]
+    x_hat, _ = bridge.sample(y, steps, randn=randn, states=states)
+    return [*[bridge.D_x(state).cpu() for state in states], x_hat.cpu()]
 
 
 def turned(solid, angle):

@@ -51,9 +51,7 @@ from runs import LatentPairs, bridge_pairs, cpu_randn, load_latents, load_splits
 from safe_files import whole
 
 BATCH = 64  # of the translator, at most: chance cannot give so many answers, and a step stays cheap
-BRIDGE_BATCH = (
-    16  # a bridge learns slower: pictures are longer than vectors, and two sides take turns
-)
+BRIDGE_BATCH = 16  # a bridge learns slower: its pictures are longer than vectors
 READ = 512  # pairs that are read and encoded to choose them from: encoders like PCA need some
 LEFT = 0.1  # the share of a constant answer's error that may be left
 REPORTS = 20  # rows of overfit.csv

@@ -156,13 +156,13 @@ def translator_tables(folder, flags):
     def captions(evaluation):
         captioning.captioning(evaluation, most=args.limit or 1000)
 
-    tasks = {
-        **evaluate.TASKS,
+    trained = {
         "text-to-image": text_to_image.text_to_image,
         "captioning": captions,
         "gap": small_clip.gap,
     }
-    chosen = args.task or [name for name in tasks if name != "movie"]
+    tasks = evaluate.TASKS | trained
+    chosen = args.task or (*evaluate.USUAL, *trained)
     with at_work(folder):
         evaluate.run_tasks(evaluate.open_evaluation(args), {name: tasks[name] for name in chosen})
 
