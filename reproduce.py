@@ -76,7 +76,7 @@ MT_ENTRIES = [
     Entry("-",        "as printed, as released",  20, "reproduce.py as-released"),
 ]
 LD_ENTRIES = [
-    Entry("run",      "8 x 8 to 32 x 32 pixels",   6, "train_bridge.py"),
+    Entry("run",      "8 x 8 to 32 x 32 pixels",   8, "train_bridge.py"),
     Entry("run",      "silhouettes to voxels",    14, "train_bridge.py --dataset glyph-solids"),
     Entry("run",      "six cameras to voxels",    10, "train_bridge.py --dataset glyph-rooms"),
     Entry("run",      "latents to latents",        4, "train_bridge.py --dataset glyph-names"),
@@ -96,7 +96,7 @@ LD_ENTRIES = [
     Entry("Ablation", "the losses",               50, "reproduce.py lddbm-losses"),
     Entry("Ablation", "the training procedure",   40, "reproduce.py lddbm-training"),
     Entry("-",        "quality over evaluations",  8, f"evaluate_bridge.py {SR} --task trade-off"),
-    Entry("-",        "ours, Basic: three seeds", 30, "reproduce.py bridge-seeds --on glyph-sr"),
+    Entry("-",        "ours, Basic: three seeds", 45, "reproduce.py bridge-seeds --on glyph-sr"),
 ]
 THEORY_ENTRIES = [
     Entry("Lemma 1",  "is c M the projection?",  0.2, "theory/lemma1.py"),

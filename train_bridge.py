@@ -1,8 +1,8 @@
 """
 train_bridge.py: trains LD's bridge from a source y to a target x, two arrays of any shapes.
 
-    python train_bridge.py                          8 x 8 pixels to 32 x 32: 6 minutes on two cores
-    python train_bridge.py --quick                  the same, smaller: about a minute
+    python train_bridge.py                          8 x 8 pixels to 32 x 32: 8 minutes on two cores
+    python train_bridge.py --quick                  the same, smaller: two minutes
     python train_bridge.py --dataset glyph-solids   four silhouettes to voxels
     python train_bridge.py --dataset glyph-rooms    six cameras to the voxels around them
     python train_bridge.py --dataset pairs --source-dir A --target-dir B          your own files
