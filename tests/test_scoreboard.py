@@ -66,8 +66,10 @@ def forked(argv, copy, scratch, private, shown):
     def work():
         os.setsid()
         os.chdir(scratch)
-        for name, module in list(sys.modules.items()):  # a fresh process has none of ours
-            if str(getattr(module, "__file__", "")).startswith(str(submissions.ROOT)):
+        # A fresh process has none of our modules. An environment may lie in our folder (.venv).
+        for name, module in list(sys.modules.items()):
+            path = str(getattr(module, "__file__", ""))
+            if path.startswith(str(submissions.ROOT)) and "site-packages" not in path:
                 del sys.modules[name]
         submissions.main(argv)
 
