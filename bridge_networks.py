@@ -17,7 +17,7 @@ Papers   [LD]   Berman et al., LDDBM, arXiv 2510.20819, by its poster: the denoi
          [DiT]  Peebles, Xie, "Scalable Diffusion Models with Transformers", arXiv 2212.09748
 Map      Attention, EncoderBlock, DecoderBlock   parts of a transformer
          Denoiser, UNet, make_denoiser           the denoiser and its simpler rivals
-         kind_of, as_image, from_image           what kind of array an item is
+         kind_of, as_images, from_images         what kind of array an item is
          ModalityEncoder, ModalityDecoder        any array -> tokens -> any array
          Patches, Unpatches, make_patches        no encoder at all: the bridge runs on pixels
 Letters  B batch   N tokens   D numbers a token   M tokens of a memory   W width, inside a network
@@ -333,21 +333,20 @@ def unit_of(items):
     return items.mean(dtype="f8"), max(items.std(dtype="f8"), 1e-12)
 
 
-def as_image(x, shape):
-    """(B, *shape) -> (B, C, H, W), so that convolutions of pictures serve all kinds.
+def as_images(x, shape):
+    """(B, *shape) -> (B V, C, H, W), so that convolutions of pictures serve all kinds.
 
-    The pictures of several views become channels of one. So does the last axis of a volume: its
-    first two are then rows and columns, and the height of a solid is the height in its views."""
+    V views are V pictures; of all else V is 1. The last axis of a volume becomes its channels."""
     if kind_of(shape) == "volume":
         return x.movedim(3, 1)
-    return x.flatten(1, -3)
+    return x.reshape(-1, *shape[-3:])
 
 
-def from_image(x, shape):
-    """as_image undone."""
+def from_images(x, shape):
+    """as_images undone."""
     if kind_of(shape) == "volume":
         return x.movedim(1, 3)
-    return x.reshape(len(x), *shape)
+    return x.reshape(-1, *shape)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -360,6 +359,7 @@ class Levels(NamedTuple):
     Its shorter side is about side * patch * 2 ** halvings. An image of 32 x 32 and 16 tokens: the
     grid is 4 x 4, patches of 4 x 4 pixels leave 8 x 8, and one halving 4 x 4."""
 
+    views: int
     channels: int
     size: list  # [height, width] of the image
     side: int  # of the grid of tokens
@@ -369,7 +369,7 @@ class Levels(NamedTuple):
 
 def image_levels(shape, N):
     """The Levels from items of this shape to N tokens, or nearly N, if N is not a square."""
-    channels, *size = as_image(torch.empty(1, *shape), shape).shape[1:]
+    views, channels, *size = as_images(torch.empty(1, *shape), shape).shape
     height, width = size
     side = round(N**0.5)
     # The largest patch that fits, as patches are cheap. One that does not divide height and width
@@ -379,7 +379,7 @@ def image_levels(shape, N):
         if p * side <= min(size) and height % p == 0 and width % p == 0:
             patch = p
     halvings = max(0, round(math.log2(min(size) / patch / side)))
-    return Levels(channels, size, side, patch, halvings)
+    return Levels(views, channels, size, side, patch, halvings)
 
 
 def dense_layers(n_in, n_out, width):
@@ -393,12 +393,27 @@ def norm_and_silu(width):
     return [nn.GroupNorm(GROUPS, width), nn.SiLU()]
 
 
+class Mix(nn.Module):
+    """h (B, M, W) -> (B, N, W): each of N new places is a weighted sum of all M old ones.
+
+    Attention computes its weights from what it sees. These, for each eighth of the channels, are
+    parameters: what camera 3 shows at its left edge stands in the same direction in every room."""
+
+    def __init__(self, M, N):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(GROUPS, N, M) / M**0.5)  # sums of unit size
+
+    def forward(self, h):
+        h = h.unflatten(2, (GROUPS, -1))  # (B, M, GROUPS, W / GROUPS)
+        return torch.einsum("gnm,bmgc->bngc", self.weight, h).flatten(2)
+
+
 class ModalityEncoder(nn.Module):
     """Items (B, *shape) -> tokens (B, N, D): E_x or E_y. width is the channels inside.
 
-    A vector goes through an MLP. All else is an image (as_image) and goes through convolutions
-    down to a grid of side x side places. If these are N, the same linear layer turns each place
-    into a token, and token i is place i. If not, one dense layer makes all tokens of all places."""
+    A vector goes through an MLP. Images, or views (see as_images), go through convolutions down to
+    a grid of side x side places. If these are N, token i is place i, by the same linear layer for
+    all. If not, as with views, whose places are not the target's, Mix makes N places of them."""
 
     def __init__(self, shape, N, D, width=64):
         super().__init__()
@@ -418,18 +433,17 @@ class ModalityEncoder(nn.Module):
         layers.append(nn.AdaptiveAvgPool2d(to.side))
         self.convs = nn.Sequential(*layers)
 
-        places = to.side**2
-        self.local = places == N
-        self.dense = nn.Linear(width, D) if self.local else nn.Linear(places * width, N * D)
+        places = to.views * to.side**2
+        self.mix = nn.Identity() if places == N else Mix(places, N)
+        self.dense = nn.Linear(width, D)
 
     def forward(self, x):
         if self.vector:
             return self.dense(x).unflatten(1, (self.N, -1))
-        h = self.convs(as_image(x, self.shape))  # (B, W, side, side)
-        h = h.flatten(2).transpose(1, 2)  # (B, places, W)
-        if not self.local:
-            h = h.flatten(1)
-        return self.dense(h).reshape(len(x), self.N, -1)
+        h = self.convs(as_images(x, self.shape))  # (B V, W, side, side)
+        h = h.flatten(2).transpose(1, 2)  # (B V, side^2, W)
+        h = h.reshape(len(x), -1, h.shape[2])  # (B, places, W)
+        return self.dense(self.mix(h))
 
 
 class ModalityDecoder(nn.Module):
@@ -445,9 +459,9 @@ class ModalityDecoder(nn.Module):
 
         to = image_levels(shape, N)
         self.size, self.side = to.size, to.side
-        places = to.side**2
-        self.local = places == N
-        self.dense = nn.Linear(D, width) if self.local else nn.Linear(N * D, places * width)
+        places = to.views * to.side**2
+        self.dense = nn.Linear(D, width)
+        self.mix = nn.Identity() if places == N else Mix(N, places)
 
         # Transposed convolutions enlarge: by 2 for each halving, and by the patch at the end.
         layers = [nn.Conv2d(width, width, 3, 1, 1), *norm_and_silu(width)]
@@ -460,14 +474,13 @@ class ModalityDecoder(nn.Module):
     def forward(self, z):
         if self.vector:
             return self.dense(z.flatten(1))
-        if not self.local:
-            z = z.flatten(1)
-        h = self.dense(z).reshape(len(z), -1, self.width)  # (B, places, W)
-        h = h.transpose(1, 2).unflatten(2, (self.side, self.side))  # (B, W, side, side)
+        h = self.mix(self.dense(z))  # (B, places, W)
+        h = h.reshape(-1, self.side**2, self.width)  # (B V, side^2, W)
+        h = h.transpose(1, 2).unflatten(2, (self.side, self.side))  # (B V, W, side, side)
         x = self.convs(h)
         if list(x.shape[2:]) != self.size:  # sides that are not side * patch * 2 ** halvings
             x = fn.interpolate(x, self.size)
-        return from_image(x, self.shape)
+        return from_images(x, self.shape)
 
 
 class Patches(nn.Module):

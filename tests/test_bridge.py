@@ -1108,14 +1108,14 @@ def test_rows_stay_rows():
     """Otherwise the height of a solid is another axis in its views than in its volume."""
     volume, views = torch.randn(2, 8, 12, 16), torch.randn(2, 3, 4, 8, 12)
     images = (
-        bridge_networks.as_image(volume, (8, 12, 16)),
-        bridge_networks.as_image(views, (3, 4, 8, 12)),
+        bridge_networks.as_images(volume, (8, 12, 16)),
+        bridge_networks.as_images(views, (3, 4, 8, 12)),
     )
-    assert images[0].shape == (2, 16, 8, 12) and images[1].shape == (2, 12, 8, 12)
+    assert images[0].shape == (2, 16, 8, 12) and images[1].shape == (6, 4, 8, 12)
     assert images[0][1, 15, 7, 3] == volume[1, 7, 3, 15]
-    assert images[1][1, 6, 7, 3] == views[1, 1, 2, 7, 3]
+    assert images[1][4, 2, 7, 3] == views[1, 1, 2, 7, 3]
     for x, image in zip((volume, views), images, strict=True):
-        assert torch.equal(bridge_networks.from_image(image, tuple(x.shape[1:])), x)
+        assert torch.equal(bridge_networks.from_images(image, tuple(x.shape[1:])), x)
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5])
