@@ -105,6 +105,8 @@ MUTANTS = [
     ("L_pred sees the target", BRIDGE, "L_pred = self.pred_loss(z0_hat, x)", "L_pred = self.pred_loss(z0_hat + 0.1 * z_0, x)", ORACLES),
     ("patches lose the last pixels", NETWORKS, "and height % p == 0 and width % p == 0", "", ORACLES),
     ("InfoNCE sees one process", "train_bridge.py", "gather = gather_all if world > 1 else None", "gather = None", TURNS),
+    ("views are channels again", NETWORKS, "h = h.reshape(len(x), -1, h.shape[2])", "h = h.reshape(-1, len(x), h.shape[2]).transpose(0, 1)", "test_bridge.py"),
+    ("tokens collect transposed places", NETWORKS, '"gnm,bmgc->bngc"', '"gnm,bmgc->bgnc"', "test_bridge.py"),
     ("moments stay local", BRIDGE, "self.measure(*everyone)", "self.measure(z_0, z_T)", TURNS),
     ("one optimiser not restored", "train_bridge.py", 'optimizer.load_state_dict(state["optimizers"][side])', "pass", TURNS),
     ("two-step never switches", "train_bridge.py", 'if step < args.steps // 2 else "bridge"', 'if step < args.steps else "bridge"', TURNS),

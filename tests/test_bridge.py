@@ -651,6 +651,31 @@ def test_tokens_keep_their_place():
     assert moved[0, 31] and not moved[31, 0]
 
 
+def test_views_are_seen_one_by_one():
+    """Otherwise a view is seen through another's weights, or a place of it is another place."""
+    E, G = ModalityEncoder((3, 1, 12, 20), 4, D, W), ModalityDecoder((3, 1, 12, 20), 4, D, W)
+    y, z = torch.randn(B, 3, 1, 12, 20), torch.randn(B, 4, D)
+    before, made = E(y), G(z)
+    order = [2, 0, 1]
+    assert not torch.allclose(E(y[:, order]), before, atol=1e-3)
+    # Views in another order, and the weights of their places in the same: all is as it was.
+    weight = E.mix.weight.data.unflatten(2, (3, 4))
+    E.mix.weight.data = weight[:, :, order].flatten(2)
+    close(E(y[:, order]), before, rtol=1e-4, atol=1e-5)
+    weight = G.mix.weight.data.unflatten(1, (3, 4))
+    G.mix.weight.data = weight[:, order].flatten(1, 2)
+    close(G(z), made[:, order], rtol=1e-4, atol=1e-5)
+
+    # A weight of 1 brings one place's channels, those of one group, to one token.
+    mix = bridge_networks.Mix(6, 5)
+    mix.weight.data = torch.zeros_like(mix.weight)
+    mix.weight.data[1, 4, 2] = 1
+    h = torch.randn(B, 6, 24)
+    wanted = torch.zeros(B, 5, 24)
+    wanted[:, 4, 3:6] = h[:, 2, 3:6]
+    assert torch.equal(mix(h), wanted)
+
+
 # -- units, preconditioning
 
 
