@@ -31,8 +31,8 @@ from errors import RunError
 from safe_files import Lock, whole
 
 # What --resume may give anew: it says where and how to compute, not what.
-MAY_CHANGE = "out resume overwrite device data_dir cache_dir save_every download amp".split()
-MAY_CHANGE.append("overfit")  # never with --resume
+MAY_CHANGE = "out resume overwrite device data_dir cache_dir save_every keep_every".split()
+MAY_CHANGE += ["download", "amp", "overfit"]  # overfit: never with --resume
 LOG_EVERY = 50  # steps
 # The arguments from which each model's networks are built again.
 SHAPES = {
@@ -243,7 +243,10 @@ class RunFolder:
         elif self.writes:
             # --overwrite: an old checkpoint that stayed would be taken for this run's own, if this
             # run is killed before its first one.
-            for path in [self.path, self.log, *glob.glob(f"{glob.escape(self.path)}.*.tmp")]:
+            out = glob.escape(self.args.out)
+            copies = glob.glob(f"{out}/step-*/model.pt")
+            halves = glob.glob(f"{out}/model.pt.*.tmp")
+            for path in [self.path, self.log, *copies, *halves]:
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(path)
         if self.writes:
@@ -293,6 +296,9 @@ class RunFolder:
             self.write_log(done, lr)
         if keep:
             self.save(done)
+        every = getattr(self.args, "keep_every", 0)  # the translator has no such flag
+        if every and done % every == 0 and done < self.args.steps:
+            self.save_copy(done)
 
     def finish(self):
         """The last checkpoint, marked as finished: all else of the run is on the disk by now."""
@@ -300,8 +306,20 @@ class RunFolder:
         seconds = time.time() - self.began
         self.say(f"trained in {seconds:.0f} s: {self.path}, {self.log}")
 
+    def save_copy(self, step):
+        """RUN/step-N/model.pt, as if training had ended there: it can be evaluated, not resumed."""
+        folder = os.path.join(self.args.out, f"step-{step}")
+        os.makedirs(folder, exist_ok=True)
+        checkpoint = self.checkpoint(step, finished=True)
+        for state in checkpoint["learners"].values():
+            state.pop("optimizers")  # two numbers a weight, of use for the next step alone
+        save_checkpoint(os.path.join(folder, "model.pt"), checkpoint)
+
     def save(self, step, finished=False):
-        checkpoint = {
+        save_checkpoint(self.path, self.checkpoint(step, finished))
+
+    def checkpoint(self, step, finished):
+        return {
             "model": self.model,
             "step": step,
             "finished": finished,
@@ -310,7 +328,6 @@ class RunFolder:
             "encoders": {name: encoder.state() for name, encoder in self.encoders.items()},
             "learners": {learner.direction: learner.state() for learner in self.learners},
         }
-        save_checkpoint(self.path, checkpoint)
 
     def start_log(self):
         """A fresh log.csv; on resume the old one up to the checkpoint: the rest comes again."""

@@ -89,6 +89,7 @@ FLAGS = [
     Flag("conv",                 256,    96, None, (8, 8192),    "channels of the modality models",
          sets={"glyph-solids": 128}),
     Flag("poses",                  4,  None, None, (1, 1000),    "training poses a letter"),
+    Flag("keep_every",             0,  None, None, (0, 1e9),     "keep RUN/step-N every N steps"),
 ]
 # fmt: on
 

@@ -3,21 +3,23 @@ tables/lddbm.py: the ablations and the speed row of LD's poster; and Basic, besi
 
     python reproduce.py lddbm-design                     five denoisers
     python reproduce.py lddbm-losses --on glyph-sr       L_rec or L_pred, with and without InfoNCE
-    python reproduce.py lddbm-training --seeds 1         two-step, end-to-end, iterative
+    python reproduce.py lddbm-training --only 0          two-step, end-to-end, iterative; one seed
     python reproduce.py lddbm-speed                      a latent bridge against one of pixels
 
 An ablation asks what each part of a method is worth: it changes one thing at a time, and trains
 every variant from nothing with the same data, the same seeds and the same number of updates. Ours
 are small on purpose, 400 steps of a network for laptops, so that a table takes minutes. What can be
 compared with the poster is therefore not the numbers but the order: which variant is better? Each
-table ends with the pairs of variants that stand the other way round here.
+table ends with the pairs of variants that stand the other way round here. Does the order settle?
+Every run is scored at a quarter, at half and at the end of its training, too: see the figure.
 
 Map      ABLATIONS                 the poster's three tables: variants, their flags, their numbers
          train_companions          Basic, beside a run that is there already
          ablation, print_ablation  one of the three tables
          speed                     the fourth
-Files    runs/lddbm/TABLE.json, and a run's folder for each variant, data set and seed there. A
-         second call finds the runs, and only prints.
+Files    runs/lddbm/TABLE.json and TABLE-DATASET.png, and a run's folder for each variant, data set
+         and seed there. A second call finds the runs, and trains none. Two cores train two seeds at
+         once if each is started in its own shell, with --only 0 and --only 1.
 """
 
 import argparse
@@ -26,6 +28,7 @@ import sys
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 
 # Started as a script, Python looks for modules in tables/; ours are one folder up.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -39,8 +42,9 @@ from devices import usable
 from errors import run_script
 from evaluate import check_flags
 from evaluate_bridge import BridgeEvaluation, limit_of, trade_off
+from pictures import AXES, PAGE
 from runs import BridgeRun
-from safe_files import write_json
+from safe_files import whole, write_json
 from scores import at_work, spread
 
 
@@ -86,6 +90,7 @@ SPEED = "poster, edges2handbags: latent FID 4.17 in 7.8 s, data space (DDBM) 2.9
 # over the last 1 / (1 - 0.97) = 33 steps, a twelfth of the run.
 STEPS = {"glyph-sr": 400, "glyph-solids": 400}
 EMA = 0.97
+SHARES = (0.25, 0.5, 1)  # of the training, after which a run is scored
 
 
 # --------------------------------------------------------------------------------------------------
@@ -98,15 +103,24 @@ def trained(argv, device):
 
 
 def train_variant(variant, dataset, seed, device):
-    """The run of one row and seed. Ours is one run for all three tables."""
+    """{share: the BridgeRun} of one row and seed. Ours is one run for all three tables."""
     steps = STEPS[dataset]
     # Ours moves both sides at every step, these one: twice the steps, as many updates.
     if "--procedure" in variant.flags:
         steps *= 2
     name = variant.name if variant.flags else "ours"
     argv = ["--dataset", dataset, "--steps", str(steps), "--ema", str(EMA), "--seed", str(seed)]
-    argv += [*variant.flags.split(), "--out", f"runs/lddbm/{dataset}-{name}-{seed}"]
-    return trained(argv, device)
+    argv += ["--keep-every", str(steps // 4), *variant.flags.split()]
+    out = f"runs/lddbm/{dataset}-{name}-{seed}"
+    found = {1: trained([*argv, "--out", out], device)}
+    for share in SHARES[:-1]:
+        found[share] = copy_at(found[1], int(share * steps))
+    return found
+
+
+def copy_at(run, step):
+    """The BridgeRun that --keep-every has kept after so many steps."""
+    return BridgeRun(os.path.join(run.folder, f"step-{step}"), run.device)
 
 
 def argv_of(args, **changes):
@@ -164,24 +178,57 @@ def ablation(args, device):
     for dataset in [args.on] if args.on else STEPS:
         test_set = None
         for variant in ABLATIONS[args.table]:
-            for seed in range(args.seeds):
-                run = train_variant(variant, dataset, seed, device)
+            for seed in range(args.seeds) if args.only is None else [args.only]:
+                runs = train_variant(variant, dataset, seed, device)
                 # One test set for all runs of a data set: it has the same pairs for each, and the
                 # features of FID are fitted once.
                 if test_set is None:
-                    test_set = BridgeTestSet(run, args.limit or limit_of(dataset))
-                x_hat, seconds = test_set.predict(test_set.sampler(run, steps=args.nfe))
-                scores = test_set.score(x_hat)
-                if test_set.N > 1:
-                    scores["r1"] = test_set.r1(run)
-
-                row = {"data": dataset, "method": variant.name, "seed": seed}
-                row |= {"nfe": args.nfe, "seconds_per_sample": seconds}
-                for metric, value in scores.items():
-                    rows.append({**row, "metric": metric, "value": value})
-        print_ablation(args.table, [row for row in rows if row["data"] == dataset])
+                    test_set = BridgeTestSet(runs[1], args.limit or limit_of(dataset))
+                row = {"data": dataset, "method": variant.name, "seed": seed, "nfe": args.nfe}
+                for share, run in runs.items():
+                    row["updates"] = int(share * STEPS[dataset])
+                    for metric, value in scores_of(run, test_set, args.nfe).items():
+                        rows.append({**row, "metric": metric, "value": value})
+        mine = [row for row in rows if row["data"] == dataset]
+        print_ablation(args.table, [row for row in mine if row["updates"] == STEPS[dataset]])
         test_set.say_what_is_left_out()
-    write_json(f"runs/lddbm/{args.table}.json", {"rows": rows})
+        draw_ablation(mine, f"runs/lddbm/{args.table}-{dataset}.png")
+    if args.only is None and not args.on:
+        write_json(f"runs/lddbm/{args.table}.json", {"rows": rows})
+
+
+def scores_of(run, test_set, nfe):
+    """{metric: value} of one sample a source, and R@1 between the two latents."""
+    x_hat, _ = test_set.predict(test_set.sampler(run, steps=nfe))
+    scores = test_set.score(x_hat)
+    if test_set.N > 1:
+        scores["r1"] = test_set.r1(run)
+    return scores
+
+
+def draw_ablation(rows, path):
+    """A panel a metric, a line a variant over training: means over seeds, bars of one std."""
+    metrics = [metric for metric in dict.fromkeys(row["metric"] for row in rows) if metric in AXES]
+    fig = Figure(figsize=(PAGE, 3.6), layout="constrained")
+    axes = fig.subplots(1, len(metrics), squeeze=False)[0]
+    for ax, metric in zip(axes, metrics, strict=True):
+        for name in dict.fromkeys(row["method"] for row in rows):
+            # {updates: [value of each seed]}
+            values = {}
+            for row in rows:
+                if (row["method"], row["metric"]) == (name, metric):
+                    values.setdefault(row["updates"], []).append(row["value"])
+            updates = sorted(values)
+            means = [np.mean(values[n]) for n in updates]
+            stds = [np.std(values[n], ddof=1) if len(values[n]) > 1 else 0 for n in updates]
+            ax.errorbar(updates, means, stds, marker="o", ms=3, capsize=2, label=name)
+        ax.set(xlabel="updates of a side", ylabel=AXES[metric], xscale="log")
+        ax.set_xticks(updates, [str(n) for n in updates])
+        ax.minorticks_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, frameon=False, ncols=5, loc="outside lower center")
+    with whole(path) as temporary:
+        fig.savefig(temporary, dpi=150, format="png")
 
 
 def better(metric, a, b):
@@ -274,13 +321,13 @@ def parse(argv=None):
     parser.add_argument("table", choices=[*ABLATIONS, "lddbm-speed"])
     told = "on this set alone (default: all)"
     parser.add_argument("--on", choices=list(STEPS), metavar="DATASET", help=told)
+    parser.add_argument("--only", type=int, metavar="SEED", help="this training seed alone")
     evaluate_bridge.add_flags(parser, latents=False)
     args = parser.parse_args(argv)
     check_flags(parser, args)
-    if args.table == "lddbm-speed" and (args.on or args.seeds):
-        parser.error(
-            "--on and --seeds are for the ablations: lddbm-speed is one run of glyph-edges"
-        )
+    if args.table == "lddbm-speed" and (args.on or args.seeds or args.only is not None):
+        told = "are for the ablations: lddbm-speed is one run of glyph-edges"
+        parser.error(f"--on, --seeds and --only {told}")
     args.seeds = args.seeds or 3
     # What BridgeEvaluation asks for besides: evaluate_bridge.py has flags for them.
     args.first_look = False
@@ -294,7 +341,8 @@ def main(argv=None):
         speed(args, usable(args.device))
     else:
         ablation(args, usable(args.device))
-    print(f"\nrows in runs/lddbm/{args.table}.json")
+    if args.only is None and not args.on:
+        print(f"\nrows in runs/lddbm/{args.table}.json")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Of evaluate_bridge.py, bridge_scores.py, tables/lddbm.py and reproduce.py."""
 
 import itertools
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -380,19 +381,28 @@ def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
         asked.append(train_bridge.parse(argv))
         return BridgeRun(make(asked[-1].dataset), CPU)
 
+    copies = []
     monkeypatch.setattr(lddbm, "trained", learn)
+    monkeypatch.setattr(lddbm, "copy_at", lambda run, step: copies.append(step) or run)
     reproduce.main("lddbm-losses --seeds 2 --nfe 1 --limit 4".split())
     cells = [(a.dataset, a.loss, a.w_nce > 0, a.seed) for a in asked]
     sets = ("glyph-sr", "glyph-solids")
     assert sorted(cells) == sorted(itertools.product(sets, ("pred", "rec"), (True, False), (0, 1)))
     assert len({a.out for a in asked}) == len(asked)
     rows = rows_of("runs/lddbm", "lddbm-losses.json")
+    # Scored on the way, too: of each cell a quarter, half and all of the updates of a side.
+    assert {r["updates"] for r in rows} == {100, 200, 400} and set(copies) == {100, 200}
+    assert all(a.keep_every == 100 for a in asked)
+    for dataset in sets:
+        assert os.path.getsize(f"runs/lddbm/lddbm-losses-{dataset}.png") > 10_000
     assert {r["metric"] for r in rows if r["data"] == "glyph-solids"} == {"iou", "one_nna", "r1"}
     flags = {v.name: v.flags for table in lddbm.ABLATIONS.values() for v in table}
     assert flags["two-step"] == "--procedure two-step" and flags["dit"] == "--design dit"
     ours = [a.out for a in asked if (a.loss, a.w_nce > 0) == ("pred", True)]
     asked.clear()
+    copies.clear()
     reproduce.main("lddbm-training --seeds 2 --nfe 1 --limit 4".split())
+    assert set(copies) == {100, 200, 400}  # of 800 steps with turns, as many updates
     assert {a.out for a in asked if a.procedure == "end-to-end"} == set(ours)  # trained once
     steps = {(a.dataset, a.procedure): a.steps for a in asked}
     assert all(steps[d, "end-to-end"] * 2 == steps[d, "iterative"] for d in sets)

@@ -155,6 +155,21 @@ def test_training_learns(flags, tmp_path):
     assert error(x_hat) < 0.6 * error(x_hat.roll(1, 0))
 
 
+def test_copies_on_the_way(flags, tmp_path):
+    """Otherwise a copy is of another step, changes the run, or stays when the run is replaced."""
+    train_bridge.main(flags("--no-cosine --steps 10 --ema 0.9", out="short"))
+    train_bridge.main(flags("--no-cosine --steps 12 --keep-every 5 --ema 0.9"))
+    assert sorted(p.name for p in (tmp_path / "run").glob("step-*")) == ["step-10", "step-5"]
+    copy, short = saved(tmp_path / "run" / "step-10"), saved(tmp_path / "short")
+    assert "optimizers" not in copy
+    for key, value in flat(copy["ema"]).items():
+        assert torch.equal(value, flat(short["ema"])[key])
+    early, late = (runs.BridgeRun(tmp_path / "run" / f"step-{n}").bridges["y->x"] for n in (5, 10))
+    assert not torch.equal(early.D_x.dense.weight, late.D_x.dense.weight)
+    train_bridge.main(flags("--steps 4 --overwrite"))
+    assert not (tmp_path / "run" / "step-5" / "model.pt").exists()
+
+
 def test_batches_are_slices_of_one_global_batch(flags):
     """Otherwise two processes train on other pairs or noises than one process would."""
     side = one_side(flags)
