@@ -56,7 +56,7 @@ LOSSES = ("L_bridge", "L_pred", "L_infoNCE")
 FLAGS = [
     #    name                    full glyphs quick limits        what it is
     Flag("steps",            200_000,  2000,  400, (1, 1e9),     "training steps",
-         sets={"glyph-solids": 3000, "glyph-rooms": 2000, "glyph-names": 700,
+         sets={"glyph-solids": 1000, "glyph-rooms": 700, "glyph-names": 700,
                "glyph-faces": 1400, "glyph-sounds": 1400, "glyph-sights": 2000}),
     Flag("batch",                 64,  None, None, (1, 1e6),     "pairs a step, over all processes",
          sets={"glyph-solids": 32, "glyph-rooms": 32}),
