@@ -107,6 +107,7 @@ MUTANTS = [
     ("InfoNCE sees one process", "train_bridge.py", "gather = gather_all if world > 1 else None", "gather = None", TURNS),
     ("a copy is the run itself", "checkpoints.py", 'folder = os.path.join(self.args.out, f"step-{step}")', "folder = self.args.out", "test_train_bridge.py"),
     ("copies of an old run stay", "checkpoints.py", "[self.path, self.log, *copies, *halves]", "[self.path, self.log, *halves]", "test_train_bridge.py"),
+    ("scores of an older run", "tables/lddbm.py", "if os.path.exists(path) and os.path.getmtime(path) > os.path.getmtime(model):", "if os.path.exists(path):", "test_evaluate_bridge.py"),
     ("a curve of one point", "tables/lddbm.py", "copy_at(found[1], int(share * steps))", "found[1]", "test_evaluate_bridge.py"),
     ("a curve by steps, not updates", "tables/lddbm.py", 'int(share * STEPS[dataset])', 'int(share * 800)', "test_evaluate_bridge.py"),
     ("views are channels again", NETWORKS, "h = h.reshape(len(x), -1, h.shape[2])", "h = h.reshape(-1, len(x), h.shape[2]).transpose(0, 1)", "test_bridge.py"),

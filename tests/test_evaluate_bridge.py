@@ -371,6 +371,21 @@ def test_an_ablation_says_where_the_order_differs(capsys):
     assert any("0.800 +- 0.014 (0.664)" in line for line in out)
 
 
+def test_scores_of_a_run_are_kept(make, tmp_path):
+    """Otherwise a table is of a run that has been trained anew since, or asks for all again."""
+    folder = tmp_path / "run"
+    shutil.copytree(make("glyph-sr"), folder)
+    run = BridgeRun(folder, CPU)
+    test_set = BridgeTestSet(run, 6)
+    first = lddbm.scores_of(run, test_set, 2)
+    path = folder / "scores-6-2.json"
+    assert json.loads(path.read_text()) == first
+    path.write_text('{"psnr": 1.0}')
+    assert lddbm.scores_of(run, test_set, 2) == {"psnr": 1.0}
+    os.utime(folder / "model.pt", (2e9, 2e9))
+    assert lddbm.scores_of(run, test_set, 2) == first
+
+
 def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
     """A variant is trained with another's flags, or a seed or a data set is left out."""
     monkeypatch.chdir(tmp_path)
@@ -391,8 +406,9 @@ def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
     assert len({a.out for a in asked}) == len(asked)
     rows = rows_of("runs/lddbm", "lddbm-losses.json")
     # Scored on the way, too: of each cell a quarter, half and all of the updates of a side.
-    assert {r["updates"] for r in rows} == {100, 200, 400} and set(copies) == {100, 200}
-    assert all(a.keep_every == 100 for a in asked)
+    assert {r["updates"] for r in rows} == {100, 200, 400, 60, 120, 240}
+    assert set(copies) == {100, 200, 60, 120}
+    assert all(a.keep_every == a.steps // 4 for a in asked)
     for dataset in sets:
         assert os.path.getsize(f"runs/lddbm/lddbm-losses-{dataset}.png") > 10_000
     assert {r["metric"] for r in rows if r["data"] == "glyph-solids"} == {"iou", "one_nna", "r1"}
@@ -402,7 +418,7 @@ def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
     asked.clear()
     copies.clear()
     reproduce.main("lddbm-training --seeds 2 --nfe 1 --limit 4".split())
-    assert set(copies) == {100, 200, 400}  # of 800 steps with turns, as many updates
+    assert set(copies) == {100, 200, 400, 60, 120, 240}  # turns: twice the steps, as many updates
     assert {a.out for a in asked if a.procedure == "end-to-end"} == set(ours)  # trained once
     steps = {(a.dataset, a.procedure): a.steps for a in asked}
     assert all(steps[d, "end-to-end"] * 2 == steps[d, "iterative"] for d in sets)
