@@ -429,18 +429,18 @@ class ModalityEncoder(nn.Module):
         for _ in range(to.halvings):
             layers += [nn.Conv2d(width, width, 4, 2, 1), *norm_and_silu(width)]
         layers += [nn.Conv2d(width, width, 3, 1, 1), *norm_and_silu(width)]
-        # A side that is no power of 2 times the grid's, or not square: averaged to the grid.
-        layers.append(nn.AdaptiveAvgPool2d(to.side))
         self.convs = nn.Sequential(*layers)
 
-        places = to.views * to.side**2
+        self.side, places = to.side, to.views * to.side**2
         self.mix = nn.Identity() if places == N else Mix(places, N)
         self.dense = nn.Linear(width, D)
 
     def forward(self, x):
         if self.vector:
             return self.dense(x).unflatten(1, (self.N, -1))
-        h = self.convs(as_images(x, self.shape))  # (B V, W, side, side)
+        h = self.convs(as_images(x, self.shape))
+        if h.shape[3] != self.side or h.shape[2] != self.side:  # averaged to the grid
+            h = fn.adaptive_avg_pool2d(h, self.side)
         h = h.flatten(2).transpose(1, 2)  # (B V, side^2, W)
         h = h.reshape(len(x), -1, h.shape[2])  # (B, places, W)
         return self.dense(self.mix(h))
