@@ -286,15 +286,15 @@ class Bridge(nn.Module):
 
     # -- units: raw items -> scaled items -> latents
 
-    def fit(self, y, x):
-        """Measure the units on some raw items, numpy arrays (n, *shape), before training."""
+    def fit(self, y, x, balance=0.5):
+        """Measure the units on some raw items, numpy arrays (n, *shape); balance: see distance."""
         for name, items in (("y", y), ("x", x)):
             mean, size = bridge_networks.unit_of(items)
             self.get_buffer(f"{name}_mean").fill_(mean)
             self.get_buffer(f"{name}_scale").fill_(1 / size)
         if self.volume and x.dtype.kind == "b":
             share = x.mean().clip(1e-4, 1 - 1e-4)
-            self.w_occupied.fill_(((1 - share) / share) ** 0.5)
+            self.w_occupied.fill_(((1 - share) / share) ** balance)
 
     def scale_y(self, y):
         if tuple(y.shape[1:]) != self.y_shape:
@@ -442,10 +442,11 @@ class Bridge(nn.Module):
         return L
 
     def distance(self, x_hat, x):
-        """mean |x_hat - x|^2; of voxels with the weight w = sqrt(empty / occupied) where x is 1.
+        """mean |x_hat - x|^2; of voxels with w = (empty / occupied)^balance where x is occupied.
 
-        3 % of a room are occupied: to say "empty" everywhere is nearly right, and hard to unlearn.
-        With w = 5.7, a chance of 1 / (1 + w) = 0.15 is enough to be called occupied."""
+        At w = 1, "empty" everywhere is nearly right of a room, and hard to unlearn. What is called
+        occupied has a chance above 1 / (1 + w). For an IoU of J the best limit is J / (1 + J), so
+        w = 1 / J: the less is certain, the larger."""
         error = (x_hat - x).square()
         if not self.volume:
             return error.mean()

@@ -78,13 +78,13 @@ MT_ENTRIES = [
 LD_ENTRIES = [
     Entry("run",      "8 x 8 to 32 x 32 pixels",   8, "train_bridge.py"),
     Entry("run",      "silhouettes to voxels",    14, "train_bridge.py --dataset glyph-solids"),
-    Entry("run",      "six cameras to voxels",    10, "train_bridge.py --dataset glyph-rooms"),
+    Entry("run",      "six cameras to voxels",     6, "train_bridge.py --dataset glyph-rooms"),
     Entry("run",      "latents to latents",        4, "train_bridge.py --dataset glyph-names"),
     Entry("run",      "glyphs to their sounds",    6, "train_bridge.py --dataset glyph-sounds"),
     Entry("run",      "sounds to their glyphs",    6, "train_bridge.py --dataset glyph-sights"),
     Entry("Results",  "super resolution",         12, f"reproduce.py {SR}"),
     Entry("Results",  "views to 3D shape",        20, f"reproduce.py {SOLIDS}"),
-    Entry("Ablation", "occupancy (nuScenes)",     15, f"reproduce.py {ROOMS}"),
+    Entry("Ablation", "occupancy (nuScenes)",     12, f"reproduce.py {ROOMS}"),
     Entry("Results",  "edges: time and FID",      10, "reproduce.py lddbm-speed"),
     Entry("Results",  "two-way matching",          5, f"reproduce.py {NAMES} --task quality"),
     Entry("Results",  "Face2Voice: glyphs",       12, f"reproduce.py {SOUNDS} --task quality"),
@@ -97,6 +97,8 @@ LD_ENTRIES = [
     Entry("Ablation", "the training procedure",   40, "reproduce.py lddbm-training"),
     Entry("-",        "quality over evaluations",  8, f"evaluate_bridge.py {SR} --task trade-off"),
     Entry("-",        "ours, Basic: three seeds", 45, "reproduce.py bridge-seeds --on glyph-sr"),
+    Entry("-",        "... silhouettes",         45, "reproduce.py bridge-seeds --on glyph-solids"),
+    Entry("-",        "... six cameras",          30, "reproduce.py bridge-seeds --on glyph-rooms"),
 ]
 THEORY_ENTRIES = [
     Entry("Lemma 1",  "is c M the projection?",  0.2, "theory/lemma1.py"),

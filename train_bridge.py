@@ -56,10 +56,10 @@ LOSSES = ("L_bridge", "L_pred", "L_infoNCE")
 FLAGS = [
     #    name                    full glyphs quick limits        what it is
     Flag("steps",            200_000,  2000,  400, (1, 1e9),     "training steps",
-         sets={"glyph-solids": 1000, "glyph-rooms": 700, "glyph-names": 700,
+         sets={"glyph-solids": 2800, "glyph-rooms": 700, "glyph-names": 700,
                "glyph-faces": 1400, "glyph-sounds": 1400, "glyph-sights": 2000}),
     Flag("batch",                 64,  None, None, (1, 1e6),     "pairs a step, over all processes",
-         sets={"glyph-solids": 32, "glyph-rooms": 32}),
+         sets={"glyph-solids": 16, "glyph-rooms": 32}),
     Flag("lr",                  1e-4,  4e-3, None, (1e-8, 10),   "learning rate of the denoiser"),
     Flag("lr_modality",         1e-4,  5e-3, None, (1e-8, 10),   "the same of E_x, E_y, D_x"),
     Flag("cosine",             False,  True, None, None,         "warm-up, then a cosine to 0"),
@@ -73,6 +73,8 @@ FLAGS = [
          choices=("pred", "rec")),
     Flag("w_pred",               3.0,  None, None, (0, 1e6),     "weight of L_pred, L_rec; LD 1"),
     Flag("w_nce",               0.05,  None, None, (0, 1e6),     "weight of L_infoNCE; LD 1"),
+    Flag("balance",              0.5,  None, None, (0, 1),       "weight of occupied voxels",
+         sets={"glyph-solids": 0.25}),
     Flag("tau",                 0.07,  None, None, (1e-3, 1e3),  "its temperature; LD 0.5"),
     Flag("p_T",                  0.1,  None, None, (0, 1),       "share of rows at t = T"),
     Flag("design",            "mask",  None, None, None,         "the denoiser, of LD.s ablation",
@@ -86,7 +88,8 @@ FLAGS = [
     Flag("width",                256,    96, None, (8, 16384),   "hidden width of the denoiser"),
     Flag("layers",                 6,     2, None, (1, 200),     "blocks a side"),
     Flag("heads",                  8,     2, None, (1, 256),     "its attention heads"),
-    Flag("conv",                 256,    96, None, (8, 8192),    "channels of the modality models"),
+    Flag("conv",                 256,    96, None, (8, 8192),    "channels of the modality models",
+         sets={"glyph-solids": 32}),
     Flag("poses",                  4,  None, None, (1, 1000),    "training poses a letter"),
     Flag("keep_every",             0,  None, None, (0, 1e9),     "keep RUN/step-N every N steps"),
 ]
@@ -125,7 +128,7 @@ class BridgeLearner:
         check_items("targets", x)
         self.shapes = [list(y.shape[1:]), list(x.shape[1:])]
         self.net = make_bridge(args, *self.shapes)
-        self.net.fit(y, x)
+        self.net.fit(y, x, args.balance)
         self.net.to(device)
         self.ema = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(args.ema))
 
