@@ -293,8 +293,8 @@ class Bridge(nn.Module):
             self.get_buffer(f"{name}_mean").fill_(mean)
             self.get_buffer(f"{name}_scale").fill_(1 / size)
         if self.volume and x.dtype.kind == "b":
-            share = x.mean().clip(1e-4, 1 - 1e-4)
-            self.w_occupied.fill_(((1 - share) / share) ** balance)
+            occupied = x.mean().clip(1e-4, 1 - 1e-4)
+            self.w_occupied.fill_((1 / occupied - 1) ** balance)
 
     def scale_y(self, y):
         if tuple(y.shape[1:]) != self.y_shape:
@@ -444,9 +444,8 @@ class Bridge(nn.Module):
     def distance(self, x_hat, x):
         """mean |x_hat - x|^2; of voxels with w = (empty / occupied)^balance where x is occupied.
 
-        At w = 1, "empty" everywhere is nearly right of a room, and hard to unlearn. What is called
-        occupied has a chance above 1 / (1 + w). For an IoU of J the best limit is J / (1 + J), so
-        w = 1 / J: the less is certain, the larger."""
+        At w = 1, "empty" is nearly right of a room, and hard to unlearn. Called occupied is what has
+        a chance above 1 / (1 + w). For an IoU of J the best limit is J / (1 + J): so w = 1 / J."""
         error = (x_hat - x).square()
         if not self.volume:
             return error.mean()

@@ -1033,6 +1033,9 @@ def test_occupied_voxels_weigh_more():
     x_s, x_hat = bridge.scale_x(x), torch.randn(6, 5, 4, 3)
     on, off = ((x_hat - x_s)[mask].square().sum() for mask in (x, ~x))
     close(bridge.distance(x_hat, x_s), (3 * on + off) / (3 * 36 + 324))
+    for balance, w in ((1, 9), (0, 1), (0.25, 3**0.5)):
+        bridge.fit(np.zeros((2, 11)), x.numpy(), balance)
+        close(bridge.distance(x_hat, x_s), (w * on + off) / (w * 36 + 324))
     z = torch.randn(6, N, D)
     close(bridge.pred_loss(z, x), bridge.distance(bridge.D_x(z), x_s))
     close(bridge.rec_loss(z, None, None, x), bridge.distance(bridge.D_x(z), x_s))

@@ -7,6 +7,7 @@ Every run is real and tiny: 60 vectors (7,) that draw images (1, 8, 8), as files
 
 import argparse
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import processes
@@ -153,6 +154,19 @@ def test_training_learns(flags, tmp_path):
     x_hat, x = side.ema.module.sample(y, 1)[0], side.ema.module.scale_x(x)
     error = lambda guess: (guess - x).square().mean()
     assert error(x_hat) < 0.6 * error(x_hat.roll(1, 0))
+
+
+def test_balance_weighs_voxels():
+    """Otherwise --balance changes nothing, or not the weight of its data."""
+    x = np.zeros((3, 8, 12, 8), bool)
+    x[:, 0, 0] = True  # 1 of 96
+    y = np.zeros((3, 2, 1, 8, 8), np.uint8)
+    y[1] = 9
+    pairs = SimpleNamespace(x=x, of=lambda rows: (y, x))
+    args = train_bridge.parse("--dataset glyph-solids --width 16 --conv 16 --heads 2".split())
+    for args.balance, w in ((1, 95), (0.5, 95**0.5)):
+        net = train_bridge.BridgeLearner("y->x", pairs, args, CPU).net
+        assert net.w_occupied.item() == pytest.approx(w)
 
 
 def test_copies_on_the_way(flags, tmp_path):
