@@ -444,8 +444,8 @@ class Bridge(nn.Module):
     def distance(self, x_hat, x):
         """mean |x_hat - x|^2; of voxels with w = (empty / occupied)^balance where x is occupied.
 
-        At w = 1, "empty" is nearly right of a room, and hard to unlearn. Called occupied is what has
-        a chance above 1 / (1 + w). For an IoU of J the best limit is J / (1 + J): so w = 1 / J."""
+        At w = 1, "empty" is nearly right of a room, and hard to unlearn. What is called occupied
+        has a chance above 1 / (1 + w). For an IoU of J the best limit is J / (1 + J): so w = 1 / J."""
         error = (x_hat - x).square()
         if not self.volume:
             return error.mean()
