@@ -445,7 +445,7 @@ class Bridge(nn.Module):
         """mean |x_hat - x|^2; of voxels with w = (empty / occupied)^balance where x is occupied.
 
         At w = 1, "empty" is nearly right of a room, and hard to unlearn. What is called occupied
-        has a chance above 1 / (1 + w). For an IoU of J the best limit is J / (1 + J): so w = 1 / J."""
+        has a chance above 1 / (1 + w). For an IoU of J the best limit is J / (1 + J): w = 1 / J."""
         error = (x_hat - x).square()
         if not self.volume:
             return error.mean()
