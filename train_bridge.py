@@ -56,7 +56,7 @@ LOSSES = ("L_bridge", "L_pred", "L_infoNCE")
 FLAGS = [
     #    name                    full glyphs quick limits        what it is
     Flag("steps",            200_000,  2000,  400, (1, 1e9),     "training steps",
-         sets={"glyph-solids": 2800, "glyph-rooms": 700, "glyph-names": 700,
+         sets={"glyph-solids": 4000, "glyph-rooms": 700, "glyph-names": 700,
                "glyph-faces": 1400, "glyph-sounds": 1400, "glyph-sights": 2000}),
     Flag("batch",                 64,  None, None, (1, 1e6),     "pairs a step, over all processes",
          sets={"glyph-solids": 16, "glyph-rooms": 32}),
@@ -83,13 +83,14 @@ FLAGS = [
     Flag("kernel",              "vp",  None, None, None,         "the schedule; LD: ve",
          choices=("vp", "ve")),
     Flag("tokens",                64,    16, None, (1, 4096),    "N, tokens of a latent",
-         sets={"glyph-solids": 64, "glyph-rooms": 64}),
-    Flag("dim",                   64,    32, None, (2, 4096),    "D, numbers in a token"),
+         sets={"glyph-rooms": 64}),
+    Flag("dim",                   64,    32, None, (2, 4096),    "D, numbers in a token",
+         sets={"glyph-solids": 64}),
     Flag("width",                256,    96, None, (8, 16384),   "hidden width of the denoiser"),
     Flag("layers",                 6,     2, None, (1, 200),     "blocks a side"),
     Flag("heads",                  8,     2, None, (1, 256),     "its attention heads"),
     Flag("conv",                 256,    96, None, (8, 8192),    "channels of the modality models",
-         sets={"glyph-solids": 32}),
+         sets={"glyph-solids": 64}),
     Flag("poses",                  4,  None, None, (1, 1000),    "training poses a letter"),
     Flag("keep_every",             0,  None, None, (0, 1e9),     "keep RUN/step-N every N steps"),
 ]
