@@ -77,13 +77,13 @@ MT_ENTRIES = [
 ]
 LD_ENTRIES = [
     Entry("run",      "8 x 8 to 32 x 32 pixels",   8, "train_bridge.py"),
-    Entry("run",      "silhouettes to voxels",    14, "train_bridge.py --dataset glyph-solids"),
+    Entry("run",      "silhouettes to voxels",     8, "train_bridge.py --dataset glyph-solids"),
     Entry("run",      "six cameras to voxels",     6, "train_bridge.py --dataset glyph-rooms"),
     Entry("run",      "latents to latents",        4, "train_bridge.py --dataset glyph-names"),
     Entry("run",      "glyphs to their sounds",    6, "train_bridge.py --dataset glyph-sounds"),
     Entry("run",      "sounds to their glyphs",    6, "train_bridge.py --dataset glyph-sights"),
     Entry("Results",  "super resolution",         12, f"reproduce.py {SR}"),
-    Entry("Results",  "views to 3D shape",        20, f"reproduce.py {SOLIDS}"),
+    Entry("Results",  "views to 3D shape",        16, f"reproduce.py {SOLIDS}"),
     Entry("Ablation", "occupancy (nuScenes)",     12, f"reproduce.py {ROOMS}"),
     Entry("Results",  "edges: time and FID",      10, "reproduce.py lddbm-speed"),
     Entry("Results",  "two-way matching",          5, f"reproduce.py {NAMES} --task quality"),

@@ -406,8 +406,8 @@ def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
     assert len({a.out for a in asked}) == len(asked)
     rows = rows_of("runs/lddbm", "lddbm-losses.json")
     # Scored on the way, too: of each cell a quarter, half and all of the updates of a side.
-    assert {r["updates"] for r in rows} == {100, 200, 400, 60, 120, 240}
-    assert set(copies) == {100, 200, 60, 120}
+    assert {r["updates"] for r in rows} == {100, 200, 400, 250, 500, 1000}
+    assert set(copies) == {100, 200, 250, 500}
     assert all(a.keep_every == a.steps // 4 for a in asked)
     for dataset in sets:
         assert os.path.getsize(f"runs/lddbm/lddbm-losses-{dataset}.png") > 10_000
@@ -418,7 +418,7 @@ def test_reproduce_trains_every_cell_once(make, monkeypatch, tmp_path):
     asked.clear()
     copies.clear()
     reproduce.main("lddbm-training --seeds 2 --nfe 1 --limit 4".split())
-    assert set(copies) == {100, 200, 400, 60, 120, 240}  # turns: twice the steps, as many updates
+    assert set(copies) == {100, 200, 400, 250, 500, 1000}  # turns: twice the steps, as many updates
     assert {a.out for a in asked if a.procedure == "end-to-end"} == set(ours)  # trained once
     steps = {(a.dataset, a.procedure): a.steps for a in asked}
     assert all(steps[d, "end-to-end"] * 2 == steps[d, "iterative"] for d in sets)
