@@ -8,10 +8,10 @@ tables/lddbm.py: the ablations and the speed row of LD's poster; and Basic, besi
 
 An ablation asks what each part of a method is worth: it changes one thing at a time, and trains
 every variant from nothing with the same data, the same seeds and the same number of updates. Ours
-are small on purpose, two minutes of one core each. What can be
-compared with the poster is therefore not the numbers but the order: which variant is better? Each
-table ends with the pairs of variants that stand the other way round here. Does the order settle?
-Every run is scored at a quarter, at half and at the end of its training, too: see the figure.
+are small on purpose, two minutes of one core each. What can be compared with the poster is
+therefore not the numbers but the order: which variant is better? Each table ends with the pairs of
+variants that stand the other way round here. Does the order settle? Every run is scored at a
+quarter, at half and at the end of its training: see the figure.
 
 Map      ABLATIONS                 the poster's three tables: variants, their flags, their numbers
          train_companions          Basic, beside a run that is there already
