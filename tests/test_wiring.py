@@ -165,7 +165,7 @@ def every_consumer(story):
     spy(runs.encoders, "make", lambda E, spec, side, items, *a, **k: {"encoders": rows(items)})
     spy(train, "draw_batch", lambda batch, *args: {"batches": batch[:2]})
     spy(train_bridge, "draw_batch", lambda batch, *args: {"batches": batch[:2]})
-    spy(latent_bridge.Bridge, "fit", lambda _, self, y, x: {"units": [y, x]})
+    spy(latent_bridge.Bridge, "fit", lambda _, self, y, x, *how: {"units": [y, x]})
     spy(train, "best_ridge", lambda _, found, c, z: {"lambda of M": [c, z]})
     spy(train, "best_gamma", lambda _, cM, F, z: {"gamma": [z]})
     spy(train, "cosine_of", lambda _, z_hat, z: {"the best checkpoint": [z]})
