@@ -439,7 +439,7 @@ class ModalityEncoder(nn.Module):
         if self.vector:
             return self.dense(x).unflatten(1, (self.N, -1))
         h = self.convs(as_images(x, self.shape))
-        if h.shape[3] != self.side or h.shape[2] != self.side:  # averaged to the grid
+        if list(h.shape[2:]) != [self.side, self.side]:  # sides that do not fit
             h = fn.adaptive_avg_pool2d(h, self.side)
         h = h.flatten(2).transpose(1, 2)  # (B V, side^2, W)
         h = h.reshape(len(x), -1, h.shape[2])  # (B, places, W)

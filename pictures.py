@@ -403,8 +403,14 @@ def draw_columns(evaluation, test_set, columns, file):
 
 
 # What the panels call their metrics.
-AXES = {"psnr": "PSNR in dB", "ssim": "SSIM", "fid": "FID", "iou": "IoU", "one_nna": "1-NNA"}
-AXES["cosine"] = "cosine"
+AXES = {
+    "psnr": "PSNR in dB",
+    "ssim": "SSIM",
+    "fid": "FID",
+    "iou": "IoU",
+    "one_nna": "1-NNA",
+    "cosine": "cosine",
+}
 
 
 def draw_trade_off(evaluation, rows, references, panels, samplers):

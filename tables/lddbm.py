@@ -44,9 +44,9 @@ from devices import usable
 from errors import run_script
 from evaluate import check_flags
 from evaluate_bridge import BridgeEvaluation, limit_of, trade_off
-from pictures import AXES, PAGE
+from pictures import AXES, PAGE, save_figure
 from runs import BridgeRun
-from safe_files import whole, write_json
+from safe_files import write_json
 from scores import at_work, spread
 
 
@@ -194,9 +194,17 @@ def ablation(args, device):
         mine = [row for row in rows if row["data"] == dataset]
         print_ablation(args.table, [row for row in mine if row["updates"] == STEPS[dataset]])
         test_set.say_what_is_left_out()
-        draw_ablation(mine, f"runs/lddbm/{args.table}-{dataset}.png")
+        draw_ablation(mine, f"{args.table}-{dataset}")
+    # A part of the table does not take the place of the whole.
     if args.only is None and not args.on:
-        write_json(f"runs/lddbm/{args.table}.json", {"rows": rows})
+        write_rows(args.table, rows)
+
+
+def write_rows(table, rows):
+    """runs/lddbm/TABLE.json, and a line that says so."""
+    path = f"runs/lddbm/{table}.json"
+    write_json(path, {"rows": rows})
+    print(f"\nrows in {path}")
 
 
 def scores_of(run, test_set, nfe):
@@ -215,29 +223,36 @@ def scores_of(run, test_set, nfe):
     return scores
 
 
-def draw_ablation(rows, path):
-    """A panel a metric, a line a variant over training: means over seeds, bars of one std."""
-    metrics = [metric for metric in dict.fromkeys(row["metric"] for row in rows) if metric in AXES]
+def by_variant(rows):
+    """{metric: {variant: [value of each seed]}}."""
+    found = {}
+    for row in rows:
+        values = found.setdefault(row["metric"], {}).setdefault(row["method"], [])
+        values.append(row["value"])
+    return found
+
+
+def draw_ablation(rows, name):
+    """runs/lddbm/NAME.png: a panel a metric, a line a variant over training.
+
+    Means over seeds, and bars of one standard deviation."""
+    updates = sorted({row["updates"] for row in rows})
+    after = [by_variant([row for row in rows if row["updates"] == n]) for n in updates]
+    metrics = [metric for metric in after[0] if metric in AXES]
     fig = Figure(figsize=(PAGE, 3.6), layout="constrained")
     axes = fig.subplots(1, len(metrics), squeeze=False)[0]
     for ax, metric in zip(axes, metrics, strict=True):
-        for name in dict.fromkeys(row["method"] for row in rows):
-            # {updates: [value of each seed]}
-            values = {}
-            for row in rows:
-                if (row["method"], row["metric"]) == (name, metric):
-                    values.setdefault(row["updates"], []).append(row["value"])
-            updates = sorted(values)
-            means = [np.mean(values[n]) for n in updates]
-            stds = [np.std(values[n], ddof=1) if len(values[n]) > 1 else 0 for n in updates]
-            ax.errorbar(updates, means, stds, marker="o", ms=3, capsize=2, label=name)
+        for variant in after[0][metric]:
+            values = [found[metric][variant] for found in after]
+            means = [np.mean(seeds) for seeds in values]
+            stds = [np.std(seeds, ddof=1) if len(seeds) > 1 else 0 for seeds in values]
+            ax.errorbar(updates, means, stds, marker="o", ms=3, capsize=2, label=variant)
         ax.set(xlabel="updates of a side", ylabel=AXES[metric], xscale="log")
         ax.set_xticks(updates, [str(n) for n in updates])
         ax.minorticks_off()
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, frameon=False, ncols=5, loc="outside lower center")
-    with whole(path) as temporary:
-        fig.savefig(temporary, dpi=150, format="png")
+    save_figure(fig, "runs/lddbm", name)
 
 
 def better(metric, a, b):
@@ -252,11 +267,7 @@ def better(metric, a, b):
 def print_ablation(table, rows):
     """A line a variant: ours, and in brackets the poster's; then where the two orders differ."""
     variants = ABLATIONS[table]
-    # {metric: {variant: [value of each seed]}}
-    ours = {}
-    for row in rows:
-        by_variant = ours.setdefault(row["metric"], {})
-        by_variant.setdefault(row["method"], []).append(row["value"])
+    ours = by_variant(rows)
 
     print(f"\n{table}, {rows[0]['data']}; in brackets the poster's ShapeNet or CelebA-HQ")
     titles = ["fid (LPIPS)" if metric == "fid" else metric for metric in ours]
@@ -313,7 +324,7 @@ def speed(args, device):
     latent, pixels = rows[0], rows[-1]
     ratio = pixels["seconds_per_sample"] / latent["seconds_per_sample"]
     print(f"data space takes {ratio:.1f} times as long; {SPEED}")
-    write_json("runs/lddbm/lddbm-speed.json", {"rows": rows})
+    write_rows("lddbm-speed", rows)
 
     # Of the latent run, and on fewer pairs, for it draws some dozens of samples of each.
     evaluation.limit = min(evaluation.limit, 400)
@@ -350,8 +361,6 @@ def main(argv=None):
         speed(args, usable(args.device))
     else:
         ablation(args, usable(args.device))
-    if args.only is None and not args.on:
-        print(f"\nrows in runs/lddbm/{args.table}.json")
 
 
 if __name__ == "__main__":
